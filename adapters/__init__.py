@@ -1,0 +1,1 @@
+"""The adapters: one module a framework, each imports its framework and no other."""

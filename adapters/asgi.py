@@ -1,0 +1,255 @@
+"""ASGI: a handler as an ASGI application, and what the ASGI frameworks share.
+
+Speaks the ASGI WebSocket protocol (asgiref's ``www`` specification, 2.0 to
+2.5) with the server, without a framework between.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, ClassVar, TypeAlias, Unpack
+from urllib.parse import quote
+
+
+from unisock import Address, Capabilities, Handler, Options
+from unisock.handshake import Handshake
+from unisock.options import OptionsDict
+from unisock.session import check_handler, run
+from unisock.transport import ConnectionLost, Disconnect, PullTransport
+
+Scope: TypeAlias = MutableMapping[str, Any]
+Message: TypeAlias = MutableMapping[str, Any]
+Receive: TypeAlias = Callable[[], Awaitable[Message]]
+Send: TypeAlias = Callable[[Message], Awaitable[None]]
+
+# What a server's send() raises when the connection is gone: an OSError since
+# spec version 2.4 (uvicorn), a RuntimeError where the server itself has sent a
+# close frame just before (uvicorn 0.54: keepalive timeout, shutdown).
+_LOST = (OSError, RuntimeError)
+
+_HTTP_REJECTION = "websocket.http.response"
+
+# What servers cannot do, told by the scope, for no server says its name there.
+_COMPLETE = Capabilities()
+# granian 2.8: accept headers are dropped, the peer's reason is not passed on.
+_GRANIAN = Capabilities(accept_headers=False, close_reason=False)
+# hypercorn 0.18: the code is always 1006, and there is no reason.
+_BEFORE_2_4 = Capabilities(close_code=False, close_reason=False)
+
+
+def capabilities_of(scope: Scope) -> Capabilities:
+    """What the server of this connection can do.
+
+    A server of spec version 2.4 or later (uvicorn) gives codes and reasons.
+    Of those before, granian is the one that offers ``http.response.pathsend``.
+    """
+    extensions = scope.get("extensions") or {}
+    version = tuple(int(n) for n in scope["asgi"].get("spec_version", "2.0").split("."))
+    if version >= (2, 4):
+        known = _COMPLETE
+    elif "http.response.pathsend" in extensions:
+        known = _GRANIAN
+    else:
+        known = _BEFORE_2_4
+    if _HTTP_REJECTION in extensions:
+        return known
+    return Capabilities(
+        accept_headers=known.accept_headers,
+        http_rejection=False,
+        close_code=known.close_code,
+        close_reason=known.close_reason,
+    )
+
+
+class ASGIHandshake(Handshake):
+    """The handshake in an ASGI scope."""
+
+    def __init__(self, scope: Scope) -> None:
+        self.scope = scope
+
+    @property
+    def scheme(self) -> str:
+        """The scope's scheme."""
+        return str(self.scope.get("scheme", "ws"))
+
+    @property
+    def raw_path(self) -> str:
+        """The scope's raw path; made from the decoded one where there is none."""
+        raw: bytes | None = self.scope.get("raw_path")
+        return raw.decode("latin-1") if raw else quote(self.scope["path"])
+
+    @property
+    def query_string(self) -> str:
+        """The scope's query string."""
+        query: bytes = self.scope["query_string"]
+        return query.decode("latin-1")
+
+    @property
+    def raw_headers(self) -> Iterable[tuple[str, str]]:
+        """The scope's headers."""
+        return (
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in self.scope["headers"]
+        )
+
+    @property
+    def path_params(self) -> Mapping[str, Any]:
+        """What a router left in the scope."""
+        params: Mapping[str, Any] = self.scope.get("path_params", {})
+        return params
+
+    @property
+    def client(self) -> Address | None:
+        """The scope's client; granian 2.8 gives its port as a string."""
+        client = self.scope.get("client")
+        return Address(client[0], int(client[1])) if client and client[1] else None
+
+    @property
+    def request(self) -> Any:
+        """The scope itself."""
+        return self.scope
+
+    @property
+    def framework_state(self) -> MutableMapping[str, Any]:
+        """The scope's state, where ASGI middleware leaves what it found."""
+        state: MutableMapping[str, Any] = self.scope.setdefault("state", {})
+        return state
+
+
+class ASGITransport(PullTransport):
+    """A connection on an ASGI server, after its ``websocket.connect`` event."""
+
+    def __init__(self, handshake: ASGIHandshake, receive: Receive, send: Send) -> None:
+        self.handshake = handshake
+        self.capabilities = capabilities_of(handshake.scope)
+        self._receive = receive
+        self._asgi_send = send
+
+    async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
+        """``websocket.accept``."""
+        await self._translated(
+            {
+                "type": "websocket.accept",
+                "subprotocol": subprotocol,
+                "headers": _encode_headers(headers),
+            }
+        )
+
+    async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
+        """``websocket.http.response``; without that extension a close, which is a 403."""
+        if not self.capabilities.http_rejection:
+            await self._translated({"type": "websocket.close", "code": 1000})
+            return
+        await self._translated(
+            {
+                "type": "websocket.http.response.start",
+                "status": status_code,
+                "headers": _encode_headers(headers),
+            }
+        )
+        await self._translated({"type": "websocket.http.response.body", "body": body})
+
+    async def send(self, data: str | bytes) -> None:
+        """``websocket.send``."""
+        key = "text" if isinstance(data, str) else "bytes"
+        try:
+            await self._asgi_send({"type": "websocket.send", key: data})
+        except _LOST as exc:
+            raise ConnectionLost from exc
+
+    async def close(self, code: int, reason: str) -> None:
+        """``websocket.close``."""
+        await self._translated({"type": "websocket.close", "code": code, "reason": reason})
+
+    async def receive(self) -> str | bytes | Disconnect:
+        """``websocket.receive`` or ``websocket.disconnect``."""
+        event = await self._receive()
+        if event["type"] == "websocket.receive":
+            # hypercorn 0.18 puts both keys, one of them None.
+            text: str | None = event.get("text")
+            return bytes(event["bytes"]) if text is None else text
+        code = event.get("code", 1005)
+        if code == 1005 and "reason" not in event:
+            # uvicorn 0.54 tells a broken connection from a close frame without
+            # a code only by this; granian 2.8 does not tell them apart.
+            code = 1006
+        return Disconnect(code, event.get("reason") or "")
+
+    async def _translated(self, message: Message) -> None:
+        try:
+            await self._asgi_send(message)
+        except _LOST as exc:
+            raise ConnectionLost from exc
+
+
+class ASGIApp:
+    """A handler as an ASGI application, for any ASGI server or framework.
+
+    Answers the lifespan protocol, and a request that is no WebSocket
+    handshake with 426.
+
+    Args:
+        handler: ``async def handler(ws)``.
+        **options: those of `unisock.Options`.
+    """
+
+    transport_class: ClassVar[type[ASGITransport]] = ASGITransport
+    handshake_class: ClassVar[type[ASGIHandshake]] = ASGIHandshake
+
+    def __init__(self, handler: Handler, **options: Unpack[OptionsDict]) -> None:
+        self.handler = check_handler(handler)
+        self.options = Options.parse(options)
+        # Routers name a route after its endpoint.
+        self.__name__: str = getattr(handler, "__name__", type(handler).__name__)
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Serve one connection (ASGI 3.0)."""
+        if scope["type"] == "lifespan":
+            await _lifespan(receive, send)
+        elif scope["type"] == "http":
+            await _upgrade_required(send)
+        else:
+            await self._serve(scope, receive, send)
+
+    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+        _require_asyncio()
+        if (await receive())["type"] == "websocket.connect":
+            transport = self.transport_class(self.handshake_class(scope), receive, send)
+            await run(self.handler, transport, self.options)
+
+
+def _require_asyncio() -> None:
+    try:
+        asyncio.get_running_loop()
+    except RuntimeError:
+        raise RuntimeError(
+            "unisock runs on asyncio, and this server runs another event loop: "
+            "start it with its asyncio worker"
+        ) from None
+
+
+async def _lifespan(receive: Receive, send: Send) -> None:
+    while True:
+        event = (await receive())["type"]
+        await send({"type": f"{event}.complete"})
+        if event == "lifespan.shutdown":
+            return
+
+
+async def _upgrade_required(send: Send) -> None:
+    body = b"this is a WebSocket endpoint\n"
+    headers = [
+        ("content-type", "text/plain; charset=utf-8"),
+        ("content-length", str(len(body))),
+        ("upgrade", "websocket"),
+        ("connection", "upgrade"),
+    ]
+    await send(
+        {"type": "http.response.start", "status": 426, "headers": _encode_headers(headers)}
+    )
+    await send({"type": "http.response.body", "body": body})
+
+
+def _encode_headers(headers: list[tuple[str, str]]) -> list[tuple[bytes, bytes]]:
+    return [(name.encode("latin-1"), value.encode("latin-1")) for name, value in headers]

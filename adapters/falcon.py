@@ -1,0 +1,173 @@
+"""Falcon: a handler as an ``on_websocket`` responder."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from typing import Any, Unpack
+
+import falcon
+from falcon.asgi import App, Request
+from falcon.asgi import WebSocket as FalconWebSocket
+from falcon.asgi.ws import _WebSocketState
+from falcon.routing import BaseConverter
+
+from unisock import Handler, InvalidState, Options, UnisockError
+from unisock.options import OptionsDict
+from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
+from unisock.session import check_handler, run
+from unisock.transport import HTTPError, HTTPResponse
+
+from .asgi import ASGIHandshake, ASGITransport
+
+
+class FalconHandshake(ASGIHandshake):
+    """The handshake with Falcon's request and the route's parameters."""
+
+    def __init__(self, req: Request, params: Mapping[str, Any]) -> None:
+        super().__init__(req.scope)
+        self._req = req
+        self._params = params
+
+    @property
+    def path_params(self) -> Mapping[str, Any]:
+        """What Falcon's router found, and what hooks made of it."""
+        return self._params
+
+    @property
+    def request(self) -> Request:
+        """Falcon's request."""
+        return self._req
+
+    @property
+    def framework_state(self) -> MutableMapping[str, Any]:
+        """``req.context``."""
+        context = self._req.context
+        return context if isinstance(context, dict) else vars(context)
+
+
+class FalconTransport(ASGITransport):
+    """A connection that Falcon has routed, and has not accepted."""
+
+    def __init__(self, req: Request, ws: FalconWebSocket, params: Mapping[str, Any]) -> None:
+        # Falcon's pump, its lost close reasons and its 403 for every rejection
+        # are passed by.  There is no public way to the server's two callables;
+        # seen in falcon 4.0 to 4.4.
+        receive, send = ws._buffered_receiver._asgi_receive, ws._asgi_send
+        super().__init__(FalconHandshake(req, params), receive, send)
+
+    def translate(self, exc: Exception) -> UnisockError | None:
+        """Falcon's `HTTPError` and `HTTPStatus`."""
+        if isinstance(exc, falcon.HTTPError):
+            headers = (("content-type", "application/json"), *_pairs(exc.headers))
+            return HTTPError(exc.status_code, exc.title, HTTPResponse(exc.to_json(), headers))
+        if isinstance(exc, falcon.HTTPStatus):
+            body = (exc.text or "").encode()
+            title = falcon.code_to_http_status(exc.status_code).partition(" ")[2]
+            return HTTPError(exc.status_code, title, HTTPResponse(body, _pairs(exc.headers)))
+        return None
+
+
+def _pairs(headers: Any) -> tuple[tuple[str, str], ...]:
+    items: Iterable[tuple[str, str]] = headers.items() if hasattr(headers, "items") else headers or ()
+    return tuple(items)
+
+
+def responder(
+    handler: Handler, **options: Unpack[OptionsDict]
+) -> Callable[..., Awaitable[None]]:
+    """An ``on_websocket`` responder, for a class or an instance.
+
+    ::
+
+        class Chat:
+            async def on_get(self, req, resp): ...
+            on_websocket = responder(chat)
+
+    Middleware and hooks run before it as before any responder.
+
+    Raises:
+        TypeError: not a handler, or an unknown option.
+        ValueError: an option's value.
+    """
+    check_handler(handler)
+    parsed = Options.parse(options)
+
+    async def on_websocket(*args: Any, **params: Any) -> None:
+        req, ws = args[-2:]  # before them is self, where it is a method
+        if ws.closed:
+            return  # middleware or a hook has rejected the handshake
+        if not ws.unaccepted:
+            raise InvalidState("middleware or a hook has accepted: leave that to the handler")
+        try:
+            await run(handler, FalconTransport(req, ws, params), parsed)
+        finally:
+            # Falcon closes after a responder and in its error handlers; to
+            # its object the connection is over by now.
+            ws._state = _WebSocketState.CLOSED
+
+    return on_websocket
+
+
+class WebSocketResource:
+    """A resource that has a handler for WebSockets; subclass it to add ``on_get``."""
+
+    def __init__(self, handler: Handler, **options: Unpack[OptionsDict]) -> None:
+        self._responder = responder(handler, **options)
+
+    async def on_websocket(self, req: Request, ws: FalconWebSocket, **params: Any) -> None:
+        """Falcon's responder."""
+        await self._responder(req, ws, **params)
+
+
+def mount(
+    app: App[Any, Any],
+    template: PathTemplate,
+    handler: Handler,
+    **options: Unpack[OptionsDict],
+) -> None:
+    """Add a route to a `WebSocketResource`; see `unisock.mount`.
+
+    Raises:
+        TypeError: a WSGI application, which has no WebSockets.
+        ValueError: the path has a resource already.
+    """
+    if not isinstance(app, App):
+        raise TypeError("falcon.App is a WSGI application: mount on a falcon.asgi.App")
+    path = _falcon_path(app, template)
+    # Falcon would replace the other resource without a word.
+    found = app._router.find(path, None)
+    if found is not None and found[3] == path:
+        raise ValueError(
+            f"{path} has a resource already: give it `on_websocket = responder(handler)`"
+        )
+    app.add_route(path, WebSocketResource(handler, **options))
+
+
+def _falcon_path(app: App[Any, Any], template: PathTemplate) -> str:
+    for converter in CONVERTERS.values():
+        app.router_options.converters[_falcon_name(converter)] = _CONVERTERS[converter.name]
+    return template.render(_parameter)
+
+
+def _parameter(parameter: Parameter) -> str:
+    return f"{{{parameter.name}:{_falcon_name(parameter.converter)}}}"
+
+
+def _falcon_name(converter: Converter) -> str:
+    return f"unisock_{converter.name}"
+
+
+def _falcon_converter(neutral: Converter) -> type[BaseConverter]:
+    """A converter that matches what the neutral one does; Falcon's match more."""
+
+    class NeutralConverter(BaseConverter):
+        CONSUME_MULTIPLE_SEGMENTS = neutral.name == "path"
+
+        def convert(self, value: Any) -> Any:
+            text = value if isinstance(value, str) else "/".join(value)
+            return neutral.parse(text)
+
+    return NeutralConverter
+
+
+_CONVERTERS = {name: _falcon_converter(neutral) for name, neutral in CONVERTERS.items()}

@@ -1,0 +1,58 @@
+"""FastAPI: a handler as the endpoint of an API WebSocket route, with dependencies."""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable, Sequence
+from typing import Unpack
+
+from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi.params import Depends
+
+from unisock import Handler
+from unisock.options import OptionsDict
+from unisock.paths import PathTemplate
+
+from .starlette import StarletteEndpoint, starlette_path
+
+
+def endpoint(
+    handler: Handler, **options: Unpack[OptionsDict]
+) -> Callable[[WebSocket], Awaitable[None]]:
+    """The endpoint for ``add_api_websocket_route(path, endpoint(handler))``.
+
+    Raises:
+        TypeError: not a handler, or an unknown option.
+        ValueError: an option's value.
+    """
+    app = StarletteEndpoint(handler, **options)
+
+    async def websocket_endpoint(websocket: WebSocket) -> None:
+        # Starlette's state machine is passed by: it would cost time with each
+        # message and hide what the server tells.  The two are private; seen
+        # from starlette 0.46 to 1.10.
+        await app(websocket.scope, websocket._receive, websocket._send)
+
+    websocket_endpoint.__name__ = app.__name__
+    return websocket_endpoint
+
+
+def mount(
+    app: FastAPI | APIRouter,
+    template: PathTemplate,
+    handler: Handler,
+    *,
+    name: str | None = None,
+    dependencies: Sequence[Depends] | None = None,
+    **options: Unpack[OptionsDict],
+) -> None:
+    """Add an API WebSocket route; see `unisock.mount`.
+
+    A dependency that raises `HTTPException` rejects the handshake with its
+    status and body.
+    """
+    app.add_api_websocket_route(
+        starlette_path(template),
+        endpoint(handler, **options),
+        name=name,
+        dependencies=dependencies,
+    )

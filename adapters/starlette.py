@@ -1,0 +1,96 @@
+"""Starlette: a handler as the endpoint of a `WebSocketRoute`.
+
+`WebSocketRoute` takes an ASGI application as its endpoint, so the framework's
+own WebSocket object is not in the way.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import Unpack
+
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.exceptions import WebSocketException as StarletteWebSocketException
+from starlette.middleware import Middleware
+from starlette.requests import HTTPConnection
+from starlette.routing import Router, WebSocketRoute
+
+from unisock import Handler, UnisockError, WebSocketException
+from unisock.options import OptionsDict
+from unisock.paths import Parameter, PathTemplate
+from unisock.transport import HTTPError, HTTPResponse
+
+from .asgi import ASGIApp, ASGIHandshake, ASGITransport
+
+
+class StarletteHandshake(ASGIHandshake):
+    """The handshake with Starlette's view of it."""
+
+    @property
+    def request(self) -> HTTPConnection:
+        """The part of Starlette's requests and WebSockets that only reads."""
+        return HTTPConnection(self.scope)
+
+
+class StarletteTransport(ASGITransport):
+    """A connection whose handler may raise Starlette's exceptions."""
+
+    def translate(self, exc: Exception) -> UnisockError | None:
+        """`HTTPException` and Starlette's `WebSocketException`."""
+        if isinstance(exc, HTTPException):
+            return self._http_error(exc)
+        if isinstance(exc, StarletteWebSocketException):
+            return WebSocketException(exc.code, exc.reason)
+        return None
+
+    def _http_error(self, exc: HTTPException) -> HTTPError:
+        title = str(exc.detail)
+        assert isinstance(self.handshake, ASGIHandshake)
+        if "starlette.exception_handlers" in self.handshake.scope:
+            return HTTPError(exc.status_code, title)
+        # A router without an application: nobody above would answer.
+        headers = tuple((exc.headers or {}).items())
+        return HTTPError(exc.status_code, title, HTTPResponse(title.encode(), headers))
+
+
+class StarletteEndpoint(ASGIApp):
+    """What `endpoint` returns."""
+
+    transport_class = StarletteTransport
+    handshake_class = StarletteHandshake
+
+
+def endpoint(handler: Handler, **options: Unpack[OptionsDict]) -> StarletteEndpoint:
+    """The endpoint for ``WebSocketRoute(path, endpoint(handler))``.
+
+    Raises:
+        TypeError: not a handler, or an unknown option.
+        ValueError: an option's value.
+    """
+    return StarletteEndpoint(handler, **options)
+
+
+def mount(
+    app: Starlette | Router,
+    template: PathTemplate,
+    handler: Handler,
+    *,
+    name: str | None = None,
+    middleware: Sequence[Middleware] | None = None,
+    **options: Unpack[OptionsDict],
+) -> None:
+    """Add a `WebSocketRoute`; see `unisock.mount`."""
+    route = WebSocketRoute(
+        starlette_path(template), endpoint(handler, **options), name=name, middleware=middleware
+    )
+    app.routes.append(route)
+
+
+def starlette_path(template: PathTemplate) -> str:
+    """The template in Starlette's spelling, whose converters are the neutral ones."""
+    return template.render(_parameter)
+
+
+def _parameter(parameter: Parameter) -> str:
+    return f"{{{parameter.name}:{parameter.converter.name}}}"

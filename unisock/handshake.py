@@ -1,0 +1,277 @@
+"""The opening handshake as a handler reads it: URL, headers, cookies, client.
+
+An adapter subclasses `Handshake` with a handful of raw reads; everything that
+is derived from them is here, once, and is built when it is first asked for.
+"""
+
+from __future__ import annotations
+
+import re
+from abc import ABC, abstractmethod
+from collections.abc import Iterable, Iterator, Mapping, MutableMapping
+from functools import cached_property
+from typing import Any, NamedTuple
+from urllib.parse import parse_qsl, unquote, urlsplit
+
+from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
+
+_TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
+_CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+_QUOTED_PAIR = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
+
+
+class Address(NamedTuple):
+    """A peer's address."""
+
+    host: str
+    port: int
+
+
+class URL(str):
+    """The URL that the client asked for, as a `str` with its parts to read."""
+
+    __slots__ = ()
+
+    @property
+    def scheme(self) -> str:
+        """``"ws"`` or ``"wss"``."""
+        return urlsplit(self).scheme
+
+    @property
+    def hostname(self) -> str | None:
+        """The host in lower case, without port or brackets, or `None`."""
+        try:
+            return urlsplit(self).hostname
+        except ValueError:  # a malformed IPv6 address in the Host header
+            return None
+
+    @property
+    def port(self) -> int | None:
+        """The port if the URL names one."""
+        try:
+            return urlsplit(self).port
+        except ValueError:  # not a number, or out of range
+            return None
+
+    @property
+    def path(self) -> str:
+        """The whole path, percent-decoded, with the prefix of any mount."""
+        return unquote(_split_target(self)[0])
+
+    @property
+    def query(self) -> str:
+        """What follows the question mark, as it was sent, or ``""``."""
+        return _split_target(self)[1]
+
+
+def _split_target(url: str) -> tuple[str, str]:
+    # By hand: urlsplit raises for a malformed host, whatever it is asked for.
+    target = url.partition("://")[2]
+    slash = target.find("/")
+    path, _, query = target[slash:].partition("?")
+    return path, query
+
+
+class State(MutableMapping[str, Any]):
+    """A namespace for one connection: attributes and items are the same.
+
+    Reading what was never set raises `AttributeError` (`KeyError` as an item).
+    """
+
+    __slots__ = ("_data",)
+
+    _data: MutableMapping[str, Any]
+
+    def __init__(self, data: MutableMapping[str, Any] | None = None) -> None:
+        object.__setattr__(self, "_data", {} if data is None else data)
+
+    def __getattr__(self, name: str) -> Any:
+        try:
+            return self._data[name]
+        except KeyError:
+            raise AttributeError(f"state has no attribute {name!r}") from None
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        self._data[name] = value
+
+    def __delattr__(self, name: str) -> None:
+        try:
+            del self._data[name]
+        except KeyError:
+            raise AttributeError(f"state has no attribute {name!r}") from None
+
+    def __getitem__(self, name: str) -> Any:
+        return self._data[name]
+
+    def __setitem__(self, name: str, value: Any) -> None:
+        self._data[name] = value
+
+    def __delitem__(self, name: str) -> None:
+        del self._data[name]
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._data)
+
+    def __len__(self) -> int:
+        return len(self._data)
+
+    def __repr__(self) -> str:
+        return f"State({dict(self._data)!r})"
+
+
+class Handshake(ABC):
+    """One opening handshake.
+
+    Subclasses give the raw reads (the abstract members); all are cheap and
+    none may raise for what a client sent.
+    """
+
+    @property
+    @abstractmethod
+    def scheme(self) -> str:
+        """``"ws"`` or ``"wss"``."""
+
+    @property
+    @abstractmethod
+    def raw_path(self) -> str:
+        """The whole path, still percent-encoded, with any mount prefix."""
+
+    @property
+    @abstractmethod
+    def query_string(self) -> str:
+        """What follows the question mark, still percent-encoded, or ``""``."""
+
+    @property
+    @abstractmethod
+    def raw_headers(self) -> Iterable[tuple[str, str]]:
+        """Every header line in order; values decoded as latin-1."""
+
+    @property
+    @abstractmethod
+    def path_params(self) -> Mapping[str, Any]:
+        """The path's parameters, converted."""
+
+    @property
+    @abstractmethod
+    def client(self) -> Address | None:
+        """The peer's address, or `None` (unix sockets)."""
+
+    @property
+    @abstractmethod
+    def request(self) -> Any:
+        """The framework's own request object."""
+
+    @property
+    def framework_state(self) -> MutableMapping[str, Any] | None:
+        """What the framework keeps for this request, to be seen in `state`."""
+        return None
+
+    @cached_property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """The headers, names in lower case."""
+        return CIMultiDictProxy(CIMultiDict((n.lower(), v) for n, v in self.raw_headers))
+
+    @cached_property
+    def url(self) -> URL:
+        """The URL as the client sent it."""
+        host = self.headers.get("host", "")
+        query = self.query_string
+        return URL(f"{self.scheme}://{host}{self.raw_path}{'?' if query else ''}{query}")
+
+    @cached_property
+    def query_params(self) -> MultiDictProxy[str]:
+        """The query's parameters, decoded; blank values are kept."""
+        return MultiDictProxy(MultiDict(parse_qsl(self.query_string, keep_blank_values=True)))
+
+    @cached_property
+    def cookies(self) -> dict[str, str]:
+        """The cookies; the first of a repeated name wins."""
+        cookies: dict[str, str] = {}
+        for header in self.headers.getall("cookie", ()):
+            for name, value in _parse_cookies(header):
+                cookies.setdefault(name, value)
+        return cookies
+
+    @cached_property
+    def subprotocols(self) -> tuple[str, ...]:
+        """What the client offers, in its order, from all header lines.
+
+        From the headers, not from the server: hypercorn 0.18 gives the last
+        line only, and WSGI servers the raw string.
+        """
+        offered: list[str] = []
+        for header in self.headers.getall("sec-websocket-protocol", ()):
+            offered += (p.strip() for p in header.split(",") if p.strip())
+        return tuple(offered)
+
+    @cached_property
+    def state(self) -> State:
+        """The connection's namespace, over what the framework keeps."""
+        return State(self.framework_state)
+
+
+def _parse_cookies(header: str) -> Iterator[tuple[str, str]]:
+    """Names and values in one Cookie header (RFC 6265, section 4.2.1).
+
+    What has no ``=``, a name that is not a token or a control character in
+    its value is no cookie, and is left out.
+    """
+    for pair in header.split(";"):
+        name, equals, value = (part.strip(" \t") for part in pair.partition("="))
+        if equals and _TOKEN.fullmatch(name) and not _CONTROL.search(value):
+            yield name, _unquote_cookie(value)
+
+
+def _unquote_cookie(value: str) -> str:
+    if len(value) < 2 or value[0] != '"' or value[-1] != '"':
+        return value
+    return _QUOTED_PAIR.sub(lambda m: chr(int(m[1], 8)) if m[1] else m[2], value[1:-1])
+
+
+def check_headers(
+    headers: Mapping[str, str] | Iterable[tuple[str, str]] | None,
+    *,
+    forbidden: frozenset[str],
+) -> list[tuple[str, str]]:
+    """Check the headers of a response; return them as pairs, names in lower case.
+
+    Raises:
+        TypeError: not a mapping or pairs of `str`.
+        ValueError: a name that is no token, is in `forbidden` or begins with
+            ``sec-websocket-``; a value with a line break, another control
+            character or one outside latin-1 (RFC 9110, section 5.5).
+    """
+    if headers is None:
+        return []
+    if isinstance(headers, (str, bytes)):
+        raise TypeError("headers are a mapping or pairs of str, not one string")
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return [_check_header(name, value, forbidden) for name, value in pairs]
+
+
+def _check_header(name: str, value: str, forbidden: frozenset[str]) -> tuple[str, str]:
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(f"a header's name and value are str: {name!r}, {value!r}")
+    lower = name.lower()
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"{name!r} is not a header name")
+    if lower.startswith("sec-websocket-"):
+        raise ValueError(
+            f"{name} belongs to the handshake itself; for the subprotocol use accept(subprotocol=…)"
+        )
+    if lower in forbidden:
+        raise ValueError(f"{name} is written by the server and may not be set")
+    if _CONTROL.search(value):
+        raise ValueError(f"the value of {name} holds a line break or another control character")
+    try:
+        value.encode("latin-1")
+    except UnicodeEncodeError as exc:
+        raise ValueError(f"the value of {name} is not latin-1: percent-encode it") from exc
+    return lower, value.strip(" \t")
+
+
+ACCEPT_FORBIDDEN = frozenset({"connection", "upgrade", "content-length", "transfer-encoding"})
+"""Header names that an accepting response may not carry from outside."""
+
+REJECT_FORBIDDEN = ACCEPT_FORBIDDEN
+"""Header names that a rejecting response may not carry from outside."""

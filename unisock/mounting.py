@@ -1,0 +1,72 @@
+"""`mount`: put a handler on an application, whatever its framework.
+
+The adapter is found by the application's type, through the entry points of
+the group ``unisock.adapters``: the name of each is a framework's top-level
+package, its value a module with ``mount(app, template, handler, **options)``.
+unisock's own adapters are found in the same way as a third party's.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from importlib.metadata import EntryPoint, entry_points
+from types import ModuleType
+from typing import Any
+
+from .paths import PathTemplate
+from .session import Handler, check_handler
+
+GROUP = "unisock.adapters"
+
+
+def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
+    """Mount `handler` at `path` on `app`.
+
+    Args:
+        app: a Falcon, FastAPI, Starlette or Flask application, or one of their
+            routers (`APIRouter`, `Router`, `Blueprint`), or one of a framework
+            whose adapter is installed.
+        path: ``/rooms/{room}``; see `unisock.paths`.
+        handler: ``async def handler(ws)``.
+        **options: those of `unisock.Options`, and what the framework's own
+            way to register a route takes (``name``, ``dependencies`` …).
+
+    Raises:
+        TypeError: an `app` of an unknown type, a handler that cannot be
+            mounted, an unknown option.
+        ValueError: a malformed path, or an option's value.
+        ModuleNotFoundError: a package that the adapter needs is missing; the
+            message has the command that installs it.
+    """
+    adapter = _load(_find(app))
+    adapter.mount(app, PathTemplate.parse(path), check_handler(handler), **options)
+
+
+def _find(app: object) -> EntryPoint:
+    known = {entry.name: entry for entry in entry_points(group=GROUP)}
+    for package in _packages(type(app)):
+        if package in known:
+            return known[package]
+    raise TypeError(
+        f"cannot mount on {type(app).__module__}.{type(app).__qualname__}; frameworks known: "
+        f"{', '.join(sorted(known))}; install one with: pip install 'unisock[NAME]'"
+    )
+
+
+def _packages(cls: type) -> Iterator[str]:
+    """The top-level packages that `cls` and its bases come from, nearest first."""
+    for base in cls.__mro__:
+        yield base.__module__.partition(".")[0]
+
+
+def _load(entry: EntryPoint) -> ModuleType:
+    try:
+        module = entry.load()
+    except ModuleNotFoundError as exc:
+        raise ModuleNotFoundError(
+            f"mounting on {entry.name} needs the package {exc.name}: "
+            f"pip install 'unisock[{entry.name}]'",
+            name=exc.name,
+        ) from exc
+    assert isinstance(module, ModuleType)
+    return module

@@ -1,0 +1,187 @@
+"""The options of a mounted handler, checked when it is mounted."""
+
+from __future__ import annotations
+
+import difflib
+from collections.abc import Iterable
+from dataclasses import dataclass, field, fields
+from typing import Any, Literal, Protocol, TypedDict
+from urllib.parse import urlsplit
+
+import msgspec
+
+_DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
+
+
+class JSONCodec(Protocol):
+    """What ``json=`` takes: the `json` module, `orjson`, or an object like them."""
+
+    def dumps(self, obj: Any, /) -> str | bytes:
+        """Encode; raise `TypeError` for what cannot be encoded."""
+
+    def loads(self, data: str | bytes, /) -> Any:
+        """Decode; raise `ValueError` for what is not JSON."""
+
+
+class OptionsDict(TypedDict, total=False):
+    """The options as keyword arguments, for type checkers."""
+
+    origins: Iterable[str] | Literal["*"] | None
+    json: JSONCodec | None
+    max_message_size: int
+    max_queue: int
+    max_queue_size: int
+    close_timeout: float
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Options:
+    """Options that mean the same on every framework.
+
+    Attributes:
+        origins: origins allowed beside the own host, as
+            ``["https://app.example"]`` (``"null"`` may be one), or ``"*"`` for
+            no check.
+        json: a codec with ``dumps`` and ``loads`` in place of msgspec.
+        max_message_size: bytes; a larger message closes with 1009.
+        max_queue: how many messages wait unread before reading pauses.
+        max_queue_size: how many bytes do.
+        close_timeout: seconds that the end of a handler waits for its close
+            frame to be written.
+    """
+
+    origins: Iterable[str] | Literal["*"] | None = None
+    json: JSONCodec | None = None
+    max_message_size: int = 16 * 1024 * 1024
+    max_queue: int = 1024
+    max_queue_size: int = 1024 * 1024
+    close_timeout: float = 10.0
+
+    allowed_origins: frozenset[str] | None = field(init=False, default=frozenset())
+    """The origins, normalised; `None` where all are allowed."""
+
+    def __post_init__(self) -> None:
+        for name in ("max_message_size", "max_queue", "max_queue_size"):
+            _check_positive(name, getattr(self, name), int)
+        _check_positive("close_timeout", self.close_timeout, (int, float))
+        for method in ("dumps", "loads"):
+            if self.json is not None and not callable(getattr(self.json, method, None)):
+                raise TypeError(f"json= takes an object with dumps and loads: {self.json!r}")
+        object.__setattr__(self, "allowed_origins", _normalise_origins(self.origins))
+
+    @classmethod
+    def parse(cls, options: OptionsDict | dict[str, Any]) -> Options:
+        """Build from keyword arguments.
+
+        Raises:
+            TypeError: an option that does not exist, or of the wrong type.
+            ValueError: a value that makes no sense.
+        """
+        known = [f.name for f in fields(cls) if f.init]
+        for name in options:
+            if name not in known:
+                close = difflib.get_close_matches(name, known, n=1)
+                hint = f"; did you mean {close[0]!r}?" if close else ""
+                raise TypeError(f"unknown option {name!r}{hint} (known here: {', '.join(known)})")
+        return cls(**options)
+
+    def allows_origin(self, origin: str, host: str) -> bool:
+        """Whether a handshake with these Origin and Host headers may go on.
+
+        The own host is allowed whatever the scheme, for a server behind a
+        proxy that ends TLS cannot know it; a port left out is the default
+        one of the origin's scheme (RFC 6454, section 4).
+        """
+        allowed = self.allowed_origins
+        if allowed is None:
+            return True
+        try:
+            normal = normalise_origin(origin)
+        except ValueError:
+            return False
+        return normal in allowed or (normal != "null" and _is_own_host(normal, host))
+
+
+def normalise_origin(origin: str) -> str:
+    """``scheme://host[:port]`` in lower case, without a default port.
+
+    Raises:
+        ValueError: not an origin (RFC 6454, section 7).
+    """
+    if origin == "null":
+        return origin
+    parts = urlsplit(origin)
+    if (
+        not parts.scheme
+        or not parts.hostname
+        or parts.path
+        or parts.query
+        or parts.fragment
+        or "@" in parts.netloc
+        or any(c.isspace() or c in "?#," for c in origin)
+    ):
+        raise ValueError(f"{origin!r} is not an origin: write it as 'https://app.example'")
+    port = parts.port  # raises ValueError for what is not a port
+    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    default = port is None or port == _DEFAULT_PORTS.get(parts.scheme)
+    return f"{parts.scheme}://{host}" if default else f"{parts.scheme}://{host}:{port}"
+
+
+def _is_own_host(origin: str, host: str) -> bool:
+    scheme = origin.partition("://")[0]
+    try:
+        return normalise_origin(f"{scheme}://{host}") == origin
+    except ValueError:
+        return False
+
+
+def _normalise_origins(origins: object) -> frozenset[str] | None:
+    if origins == "*":
+        return None
+    if origins is None:
+        return frozenset()
+    if isinstance(origins, (str, bytes)) or not isinstance(origins, Iterable):
+        raise TypeError(f"origins= takes a list of origins or '*', not {origins!r}")
+    listed = list(origins)
+    for origin in listed:
+        if not isinstance(origin, str):
+            raise TypeError(f"an origin is a str: {origin!r}")
+        if origin == "*":
+            raise ValueError("to allow every origin write origins='*', not a list")
+    return frozenset(normalise_origin(origin) for origin in listed)
+
+
+def _check_positive(name: str, value: object, kind: type | tuple[type, ...]) -> None:
+    if not isinstance(value, kind) or isinstance(value, bool):
+        raise TypeError(f"{name}= takes a number, not {value!r}")
+    if not value > 0:  # type: ignore[operator]  # `kind` is int or float, as just checked
+        raise ValueError(f"{name}= must be above 0, not {value!r}")
+
+
+def encode_json(obj: Any) -> bytes:
+    """Compact UTF-8 JSON.
+
+    Raises:
+        TypeError: `obj` holds what JSON cannot say.
+    """
+    try:
+        data = msgspec.json.encode(obj)
+        # msgspec writes NaN and the infinities as null, which says another
+        # thing; only where there is a null does it cost a second look.
+        if b"null" in data:
+            _refuse_non_finite(msgspec.to_builtins(obj))
+    except (ValueError, OverflowError, RecursionError) as exc:
+        raise TypeError(f"cannot be sent as JSON: {exc}") from exc
+    return data
+
+
+def _refuse_non_finite(obj: Any) -> None:
+    if isinstance(obj, float):
+        if obj != obj or obj in (float("inf"), float("-inf")):
+            raise ValueError(f"{obj} is not a JSON number")
+    elif isinstance(obj, dict):
+        for value in obj.values():
+            _refuse_non_finite(value)
+    elif isinstance(obj, (list, tuple)):
+        for value in obj:
+            _refuse_non_finite(value)

@@ -1,0 +1,112 @@
+"""Path templates: one neutral spelling that each adapter translates.
+
+``/rooms/{room}`` with converters ``{n:int}``, ``{x:float}``, ``{id:uuid}`` and
+``{rest:path}``.  What a converter matches is defined here, so that the same
+path is found, and converted alike, on every framework.
+"""
+
+from __future__ import annotations
+
+import re
+import uuid
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from types import MappingProxyType
+from typing import Any
+
+_NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+
+
+@dataclass(frozen=True, slots=True)
+class Converter:
+    """What a parameter matches, and what it becomes."""
+
+    name: str
+    regex: str
+    convert: Callable[[str], Any]
+
+    def parse(self, text: str) -> Any:
+        """The converted value, or `None` if `text` does not match."""
+        return self.convert(text) if re.fullmatch(self.regex, text) else None
+
+
+CONVERTERS: Mapping[str, Converter] = MappingProxyType(
+    {
+        "str": Converter("str", r"[^/]+", str),
+        "int": Converter("int", r"[0-9]+", int),
+        "float": Converter("float", r"[0-9]+(?:\.[0-9]+)?", float),
+        "uuid": Converter(
+            "uuid",
+            r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}",
+            uuid.UUID,
+        ),
+        "path": Converter("path", r".*", str),
+    }
+)
+"""The converters by name."""
+
+
+@dataclass(frozen=True, slots=True)
+class Parameter:
+    """One ``{name:converter}``, a whole segment of the path."""
+
+    name: str
+    converter: Converter
+
+
+@dataclass(frozen=True, slots=True)
+class PathTemplate:
+    """A checked template.
+
+    Attributes:
+        segments: what stands between the slashes, a literal or a parameter;
+            ``/a/{b}/`` has three, the last of them ``""``.
+    """
+
+    segments: tuple[str | Parameter, ...]
+
+    @classmethod
+    def parse(cls, path: str) -> PathTemplate:
+        """Check and split `path`.
+
+        Raises:
+            TypeError: not a `str`.
+            ValueError: malformed; the message says where.
+        """
+        if not isinstance(path, str):
+            raise TypeError(f"a path is a str, not {type(path).__name__}")
+        if not path.startswith("/"):
+            raise ValueError(f"a path starts with a slash: {path!r}")
+        if any(c in path for c in "?#<>\\") or any(c.isspace() for c in path):
+            raise ValueError(f"a path template holds no query, space, '<', '>' or '\\': {path!r}")
+        segments = tuple(_parse_segment(segment, path) for segment in path[1:].split("/"))
+        names = [s.name for s in segments if isinstance(s, Parameter)]
+        for name in names:
+            if names.count(name) > 1:
+                raise ValueError(f"the name {name!r} is used twice in {path!r}")
+        for segment in segments[:-1]:
+            if isinstance(segment, Parameter) and segment.converter.name == "path":
+                raise ValueError(f"{{{segment.name}:path}} takes the rest: it comes last in {path!r}")
+            if segment == "":
+                raise ValueError(f"two slashes follow each other in {path!r}")
+        return cls(segments)
+
+    def render(self, parameter: Callable[[Parameter], str]) -> str:
+        """The template in a framework's spelling."""
+        parts = (s if isinstance(s, str) else parameter(s) for s in self.segments)
+        return "/" + "/".join(parts)
+
+
+def _parse_segment(segment: str, path: str) -> str | Parameter:
+    if "{" not in segment and "}" not in segment:
+        return segment
+    if not (segment.startswith("{") and segment.endswith("}") and segment.count("{") == 1):
+        raise ValueError(f"a parameter is a whole segment, as in /rooms/{{room}}: {path!r}")
+    name, colon, kind = segment[1:-1].partition(":")
+    if not _NAME.fullmatch(name):
+        raise ValueError(f"{name!r} is not a parameter's name in {path!r}")
+    converter = CONVERTERS.get(kind if colon else "str")
+    if converter is None:
+        known = ", ".join(CONVERTERS)
+        raise ValueError(f"unknown converter {kind!r} in {path!r} (known: {known})")
+    return Parameter(name, converter)

@@ -1,0 +1,213 @@
+"""One connection from handshake to end: the origin check, the handler, its ending.
+
+How a handler ends decides how the connection does:
+
+================================  ====================  ==========================
+the handler                       before ``accept``     connection open
+================================  ====================  ==========================
+returns                           403, one warning      close 1000
+raises `WebSocketException`       403                   close with its code
+lets `InvalidMessage` escape      --                    close 1003 or 1007, a warning
+lets `WebSocketDisconnect` escape  nothing              nothing
+raises `HandshakeRejected`        that response         close 4000 + status
+raises the framework's HTTPError  the framework's       close 4000 + status
+raises anything else              500, goes on          close 1011, goes on
+is cancelled                      503, goes on          close 1012, goes on
+================================  ====================  ==========================
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from collections.abc import Awaitable, Callable, Coroutine, Iterator
+from contextlib import suppress
+from inspect import iscoroutinefunction, signature
+from typing import Any, TypeAlias
+
+from .errors import (
+    HandshakeRejected,
+    HeadersInput,
+    InvalidMessage,
+    WebSocketDisconnect,
+    WebSocketException,
+)
+from .options import Options
+from .transport import HTTPError, Transport
+from .websocket import WebSocket
+
+logger = logging.getLogger("unisock")
+
+Handler: TypeAlias = Callable[[WebSocket], Coroutine[Any, Any, None]]
+"""An ``async def`` function, or an object with an async ``__call__``."""
+
+# Exceptions that say how the connection ends, so that they go no further.
+_ENDINGS = (WebSocketDisconnect, WebSocketException, InvalidMessage, HandshakeRejected, HTTPError)
+
+
+def check_handler(handler: Handler) -> Handler:
+    """Return `handler` if it can be mounted.
+
+    Raises:
+        TypeError: it is not an async function of one argument; the message
+            says what to change.
+    """
+    if not callable(handler):
+        raise TypeError(f"a handler is `async def handler(ws)`, not {handler!r}")
+    if isinstance(handler, type):
+        raise TypeError(f"{handler.__name__} is a class: mount an instance with an async __call__")
+    if not iscoroutinefunction(handler) and not iscoroutinefunction(type(handler).__call__):
+        raise TypeError(f"a handler is `async def handler(ws)`: {_name(handler)} is not async")
+    try:
+        signature(handler).bind(None)
+    except TypeError as exc:
+        raise TypeError(f"a handler takes one argument, the WebSocket: {_name(handler)}: {exc}") from exc
+    return handler
+
+
+async def run(handler: Handler, transport: Transport, options: Options) -> None:
+    """Run `handler` on one connection and end it as the table above says.
+
+    Leaves nothing behind: no task, no reader.
+
+    Raises:
+        Exception: what the handler raised, where the table says that it goes
+            on to the framework.
+        asyncio.CancelledError: the server stops.
+    """
+    ws = WebSocket(transport, options)
+    if not _origin_allowed(ws, options):
+        await ws.reject(403, b"origin not allowed")
+        return
+    transport.start(ws._inbox)
+    try:
+        await _run_handler(handler, ws, transport, options)
+    finally:
+        await transport.stop()
+
+
+def _origin_allowed(ws: WebSocket, options: Options) -> bool:
+    origins = ws.headers.getall("origin", ())
+    if not origins or options.allowed_origins is None:
+        return True
+    if len(origins) == 1 and options.allows_origin(origins[0], ws.headers.get("host", "")):
+        return True
+    origin = ", ".join(origins)
+    logger.warning(
+        "handshake rejected: origin %r is not this host; to allow it mount with origins=[%r]",
+        origin,
+        origin,
+    )
+    return False
+
+
+async def _run_handler(
+    handler: Handler, ws: WebSocket, transport: Transport, options: Options
+) -> None:
+    try:
+        await handler(ws)
+    except asyncio.CancelledError:
+        await _end(ws, options, 503, 1012)
+        raise
+    except Exception as exc:
+        ending = _ending_of(exc, transport)
+        if ending is None:
+            await _end(ws, options, 500, 1011)
+            raise
+        await _end_with(ending, ws, options)
+    else:
+        if ws._connecting and not ws.closed:
+            logger.warning(
+                "handler %s returned without accept() or reject(): rejected with 403",
+                _name(handler),
+            )
+        await _end(ws, options, 403, 1000)
+
+
+async def _end_with(ending: BaseException, ws: WebSocket, options: Options) -> None:
+    """End the connection as an exception of `_ENDINGS` says."""
+    match ending:
+        case WebSocketException():
+            await _end(ws, options, 403, ending.code, ending.reason)
+        case InvalidMessage():
+            logger.warning("closing with %s: %s", ending.code, ending.reason)
+            await _end(ws, options, 403, ending.code, ending.reason)
+        case HandshakeRejected():
+            await _reject_or_close(
+                ws, options, ending.status_code, "", ending.body, ending.headers
+            )
+        case HTTPError():
+            framework_answers = ending.response is None and ws.capabilities.http_rejection
+            if ws._connecting and framework_answers and ending.__cause__ is not None:
+                raise ending.__cause__
+            body = ending.response.body if ending.response else b""
+            headers = ending.response.headers if ending.response else None
+            await _reject_or_close(
+                ws, options, ending.status_code, ending.title, body, headers
+            )
+        case _:
+            logger.debug("handler ended by the disconnect: %s", ending)
+            await _end(ws, options, 403, 1000)
+
+
+async def _reject_or_close(
+    ws: WebSocket,
+    options: Options,
+    status_code: int,
+    title: str,
+    body: bytes,
+    headers: HeadersInput | None,
+) -> None:
+    if ws._connecting:
+        await _bounded(options, ws.reject(status_code, body, headers))
+    else:
+        await _end(ws, options, status_code, 4000 + status_code, title)
+
+
+async def _end(
+    ws: WebSocket, options: Options, status_code: int, code: int, reason: str = ""
+) -> None:
+    """Reject if the handshake is still open, else close."""
+    if ws._connecting:
+        await _bounded(options, ws.reject(status_code))
+    else:
+        await _bounded(options, ws.close(code, reason))
+
+
+async def _bounded(options: Options, step: Awaitable[None]) -> None:
+    """Wait for a last step, but not for ever on a peer that does not read."""
+    with suppress(TimeoutError):
+        async with asyncio.timeout(options.close_timeout):
+            await step
+
+
+def _ending_of(exc: Exception, transport: Transport) -> BaseException | None:
+    """The ending that `exc` means, or `None` if it is an error like any other.
+
+    A task group wraps what its tasks raised: a group counts as what it holds
+    if that is one ending, disconnects not counted.
+    """
+    endings = []
+    for leaf in _leaves(exc):
+        ending = leaf if isinstance(leaf, _ENDINGS) else transport.translate(leaf)
+        if ending is None:
+            return None
+        if ending is not leaf:
+            ending.__cause__ = leaf
+        endings.append(ending)
+    decisive = [e for e in endings if not isinstance(e, WebSocketDisconnect)]
+    if len(decisive) > 1:
+        return None
+    return decisive[0] if decisive else endings[0]
+
+
+def _leaves(exc: Exception) -> Iterator[Exception]:
+    if isinstance(exc, ExceptionGroup):
+        for inner in exc.exceptions:
+            yield from _leaves(inner)
+    else:
+        yield exc
+
+
+def _name(handler: object) -> str:
+    return getattr(handler, "__qualname__", None) or type(handler).__qualname__

@@ -1,0 +1,347 @@
+"""The seam: what a framework's adapter gives to the core.
+
+An adapter subclasses `Transport` (or `PullTransport` where the framework is
+asked for the next message) and translates a handful of verbs.  It knows
+nothing of states, JSON, waiting receives or close policy: those are the
+core's, above this line.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+from abc import ABC, abstractmethod
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import NamedTuple
+
+from .errors import InvalidState, UnisockError, WebSocketDisconnect
+from .handshake import Handshake
+
+logger = logging.getLogger("unisock")
+
+# What a queued message costs beside its payload: the object and its slot.
+_MESSAGE_OVERHEAD = 64
+
+
+class ConnectionLost(Exception):
+    """Raised by a transport's verbs when the connection is gone.
+
+    For adapters only: the core turns it into `WebSocketDisconnect`.
+    """
+
+
+@dataclass(frozen=True, slots=True)
+class Capabilities:
+    """What a server can do of what the contract promises."""
+
+    accept_headers: bool = True
+    """``accept(headers=…)`` reaches the client."""
+    subprotocol: bool = True
+    """``accept(subprotocol=…)`` reaches the client."""
+    http_rejection: bool = True
+    """``reject()`` is an HTTP response with its own status and body."""
+    close_code: bool = True
+    """The peer's close code is known (else it is 1006)."""
+    close_reason: bool = True
+    """The peer's close reason is known (else it is ``""``)."""
+
+
+@dataclass(frozen=True, slots=True)
+class HTTPResponse:
+    """A response to a handshake that is not accepted."""
+
+    body: bytes = b""
+    headers: tuple[tuple[str, str], ...] = ()
+
+
+class HTTPError(UnisockError):
+    """A framework's HTTP error, as `Transport.translate` gives it to the core.
+
+    Attributes:
+        status_code: the HTTP status.
+        title: a short phrase, the reason if the connection is open.
+        response: what to answer before ``accept()``; `None` if the framework
+            answers itself when the error goes on to it.
+    """
+
+    def __init__(self, status_code: int, title: str, response: HTTPResponse | None = None) -> None:
+        super().__init__(f"{status_code} {title}")
+        self.status_code = status_code
+        self.title = title
+        self.response = response
+
+
+class Disconnect(NamedTuple):
+    """The end of a connection."""
+
+    code: int
+    reason: str = ""
+
+
+class Inbox:
+    """Messages that have arrived and nobody has received yet, then the end.
+
+    Fed by the transport, emptied by the handler; both on one event loop.
+    Bounded by count and bytes: `put` says when it is full, and the transport
+    then stops reading until it is called back.  A single message may exceed
+    the bound, so what is held is at most the bound and one message.
+    """
+
+    __slots__ = (
+        "_end_callbacks",
+        "_loop",
+        "_max_messages",
+        "_max_size",
+        "_messages",
+        "_room_callback",
+        "_size",
+        "_waiter",
+        "ended",
+        "max_message_size",
+    )
+
+    def __init__(self, *, max_messages: int, max_size: int, max_message_size: int) -> None:
+        self._loop = asyncio.get_running_loop()
+        self._messages: deque[str | bytes] = deque()
+        self._size = 0
+        self._max_messages = max_messages
+        self._max_size = max_size
+        self._waiter: asyncio.Future[None] | None = None
+        self._room_callback: Callable[[], None] | None = None
+        self._end_callbacks: list[Callable[[], None]] = []
+        self.max_message_size = max_message_size
+        """The largest message, in bytes, that the connection may carry."""
+        self.ended: Disconnect | None = None
+        """How the connection ended, as soon as that is known."""
+
+    # The transport's side
+
+    def put(self, message: str | bytes) -> bool:
+        """Add a message; return whether the transport may go on reading.
+
+        On `False` the transport stops reading and hands `call_on_room` a
+        callback.  The message that filled the inbox is kept.
+        """
+        if self.ended is not None:
+            return True
+        self._messages.append(message)
+        self._size += len(message) + _MESSAGE_OVERHEAD
+        self._wake()
+        return self._has_room()
+
+    def call_on_room(self, callback: Callable[[], None]) -> None:
+        """Call `callback` once, as soon as there is room (or no more need of it)."""
+        if self.ended is not None or self._has_room():
+            callback()
+        else:
+            self._room_callback = callback
+
+    def disconnect(self, code: int, reason: str = "") -> None:
+        """The connection has ended; the first call counts.
+
+        Messages that came before are still delivered.
+        """
+        if self.ended is not None:
+            return
+        self.ended = Disconnect(code, reason)
+        self._wake()
+        self._give_room()
+        callbacks, self._end_callbacks = self._end_callbacks, []
+        for callback in callbacks:
+            callback()
+
+    # The handler's side
+
+    def close(self, code: int, reason: str) -> None:
+        """End it from this side: what nobody received is dropped."""
+        self._messages.clear()
+        self._size = 0
+        self.disconnect(code, reason)
+
+    def unbound(self) -> None:
+        """Take whatever comes from now on.
+
+        For a connection that is known to be lost: its end stands behind what
+        the server still holds, which is finite.
+        """
+        self._max_messages = self._max_size = 1 << 62
+        self._give_room()
+
+    async def get(self) -> str | bytes:
+        """The next message.  Cancelling loses none.
+
+        Raises:
+            InvalidState: another call is waiting.
+            WebSocketDisconnect: the connection has ended and all is delivered.
+        """
+        if self._waiter is not None:
+            raise InvalidState(
+                "another receive is already waiting on this WebSocket: "
+                "receive in one task, and pass messages on with an asyncio.Queue"
+            )
+        while not self._messages:
+            if self.ended is not None:
+                raise WebSocketDisconnect(*self.ended)
+            self._waiter = self._loop.create_future()
+            try:
+                await self._waiter
+            finally:
+                self._waiter = None
+        message = self._messages.popleft()
+        self._size -= len(message) + _MESSAGE_OVERHEAD
+        if self._room_callback is not None and self._has_room():
+            self._give_room()
+        return message
+
+    def call_on_end(self, callback: Callable[[], None]) -> None:
+        """Call `callback` at the end; at once if that has come."""
+        if self.ended is not None:
+            callback()
+        else:
+            self._end_callbacks.append(callback)
+
+    def forget_on_end(self, callback: Callable[[], None]) -> None:
+        """Undo `call_on_end`; nothing happens if it was called already."""
+        if callback in self._end_callbacks:
+            self._end_callbacks.remove(callback)
+
+    async def wait_ended(self) -> Disconnect:
+        """Wait for the end, and return it.  Cancelling is safe."""
+        if self.ended is None:
+            waiter: asyncio.Future[None] = self._loop.create_future()
+
+            def wake() -> None:
+                if not waiter.done():
+                    waiter.set_result(None)
+
+            self.call_on_end(wake)
+            try:
+                await waiter
+            finally:
+                self.forget_on_end(wake)
+        assert self.ended is not None
+        return self.ended
+
+    def _has_room(self) -> bool:
+        return self._size < self._max_size and len(self._messages) < self._max_messages
+
+    def _give_room(self) -> None:
+        callback, self._room_callback = self._room_callback, None
+        if callback is not None:
+            callback()
+
+    def _wake(self) -> None:
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
+
+
+class Transport(ABC):
+    """One connection on one framework.
+
+    Every verb may raise `ConnectionLost` and nothing else that has to do with
+    the connection.  The core calls `accept` or `reject` at most once, and the
+    others only after `accept`.
+    """
+
+    handshake: Handshake
+    capabilities: Capabilities
+
+    @abstractmethod
+    async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
+        """Complete the handshake.  Arguments are checked, names in lower case."""
+
+    @abstractmethod
+    async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
+        """Answer the handshake with an HTTP response, or the nearest the server can."""
+
+    @abstractmethod
+    async def send(self, data: str | bytes) -> None:
+        """Send one message whole; wait while the peer does not read.
+
+        Calls from several tasks must not interleave.
+        """
+
+    @abstractmethod
+    async def close(self, code: int, reason: str) -> None:
+        """Send a close frame.  Arguments are checked; the reason fits."""
+
+    @abstractmethod
+    def start(self, inbox: Inbox) -> None:
+        """Begin to feed `inbox`, and go on until its end, whatever the handler does.
+
+        Called before `accept`, so that a peer that leaves during the
+        handshake is noticed where the server tells.
+        """
+
+    @abstractmethod
+    async def stop(self) -> None:
+        """Stop feeding, and leave nothing behind."""
+
+    def translate(self, exc: Exception) -> UnisockError | None:
+        """What a framework's exception means: `HTTPError`, `WebSocketException` or `None`."""
+        return None
+
+
+class PullTransport(Transport):
+    """A transport whose framework is asked for the next message."""
+
+    _reader: asyncio.Task[None] | None = None
+
+    @abstractmethod
+    async def receive(self) -> str | bytes | Disconnect:
+        """The next message or the end.
+
+        Called by one task only, and not again after the end.  Must stand
+        being cancelled when the connection is over.
+        """
+
+    def start(self, inbox: Inbox) -> None:
+        """Read in a task of its own until the end."""
+        self._reader = asyncio.create_task(self._read(inbox))
+
+    async def stop(self) -> None:
+        """Cancel the reading task and wait for it."""
+        reader, self._reader = self._reader, None
+        if reader is not None:
+            reader.cancel()
+            await asyncio.wait([reader])
+
+    async def _read(self, inbox: Inbox) -> None:
+        try:
+            while True:
+                message = await self.receive()
+                if isinstance(message, Disconnect):
+                    inbox.disconnect(message.code, message.reason)
+                    return
+                if _exceeds(message, inbox.max_message_size):
+                    await self._fail(inbox, 1009, f"over {inbox.max_message_size} bytes")
+                elif not inbox.put(message):
+                    await self._room(inbox)
+        except Exception:
+            logger.exception("reading from the server failed; the connection counts as broken")
+        finally:
+            inbox.disconnect(1006)
+
+    async def _fail(self, inbox: Inbox, code: int, reason: str) -> None:
+        """Fail the connection from this side (RFC 6455, section 7.1.7)."""
+        inbox.disconnect(code, reason)
+        try:
+            await self.close(code, reason)
+        except ConnectionLost:
+            return
+
+    async def _room(self, inbox: Inbox) -> None:
+        room = asyncio.Event()
+        inbox.call_on_room(room.set)
+        await room.wait()
+
+
+def _exceeds(message: str | bytes, limit: int) -> bool:
+    size = len(message)
+    if isinstance(message, bytes) or size > limit:
+        return size > limit
+    # A code point is at most four bytes of UTF-8, so most texts need no encoding.
+    return size * 4 > limit and not message.isascii() and len(message.encode()) > limit

@@ -1,0 +1,531 @@
+"""`WebSocket`: what a handler holds."""
+
+from __future__ import annotations
+
+import asyncio
+import enum
+import logging
+from collections.abc import AsyncIterator, Callable, Mapping
+from contextlib import suppress
+from types import TracebackType
+from typing import Any, TypeVar, overload
+
+import msgspec
+from multidict import CIMultiDictProxy, MultiDictProxy
+
+from .errors import (
+    HeadersInput,
+    InvalidMessage,
+    InvalidState,
+    WebSocketDisconnect,
+    check_close_code,
+)
+from .handshake import (
+    ACCEPT_FORBIDDEN,
+    REJECT_FORBIDDEN,
+    URL,
+    Address,
+    State,
+    check_headers,
+)
+from .options import Options, encode_json
+from .transport import Capabilities, ConnectionLost, Inbox, Transport
+
+logger = logging.getLogger("unisock")
+
+T = TypeVar("T")
+
+# How long a failed send waits for the server to tell why, in seconds.
+_REASON_TIMEOUT = 1.0
+# RFC 6455, section 5.5: a control frame carries 125 bytes, two are the code.
+_MAX_REASON = 123
+
+
+class _Phase(enum.Enum):
+    CONNECTING = "accept() it first"
+    ACCEPTING = "accept() has not returned yet"
+    OPEN = "accept() was already called"
+    REJECTED = "the handshake was rejected"
+
+
+class WebSocket:
+    """One WebSocket connection (RFC 6455), the same on every framework.
+
+    A handler gets one and calls `accept` or `reject` first.  All coroutines
+    may be cancelled: a cancelled receive loses no message, a cancelled send
+    has sent its message whole or not at all.  Sends may be called from several
+    tasks at once, receives from one at a time.  All tasks are of the event
+    loop that the handler runs on.
+    """
+
+    __slots__ = ("_handshake", "_inbox", "_options", "_phase", "_subprotocol", "_transport")
+
+    def __init__(self, transport: Transport, options: Options) -> None:
+        self._transport = transport
+        self._handshake = transport.handshake
+        self._options = options
+        self._phase = _Phase.CONNECTING
+        self._subprotocol: str | None = None
+        self._inbox = Inbox(
+            max_messages=options.max_queue,
+            max_size=options.max_queue_size,
+            max_message_size=options.max_message_size,
+        )
+
+    # The handshake
+
+    @property
+    def url(self) -> URL:
+        """The URL as the client sent it, scheme ``ws`` or ``wss``."""
+        return self._handshake.url
+
+    @property
+    def path_params(self) -> Mapping[str, Any]:
+        """The parameters of the path's template, converted."""
+        return self._handshake.path_params
+
+    @property
+    def query_params(self) -> MultiDictProxy[str]:
+        """The query's parameters: ``[]`` gives the first, ``getall()`` all."""
+        return self._handshake.query_params
+
+    @property
+    def headers(self) -> CIMultiDictProxy[str]:
+        """The headers: names without regard to case, ``getall()`` for repeated ones."""
+        return self._handshake.headers
+
+    @property
+    def cookies(self) -> dict[str, str]:
+        """The cookies; the first of a repeated name."""
+        return self._handshake.cookies
+
+    @property
+    def client(self) -> Address | None:
+        """The peer's host and port, or `None` (unix sockets)."""
+        return self._handshake.client
+
+    @property
+    def subprotocols(self) -> tuple[str, ...]:
+        """The subprotocols that the client offers, in its order."""
+        return self._handshake.subprotocols
+
+    @property
+    def subprotocol(self) -> str | None:
+        """The subprotocol that was accepted."""
+        return self._subprotocol
+
+    @property
+    def state(self) -> State:
+        """A namespace for this connection, with what the framework's middleware left."""
+        return self._handshake.state
+
+    @property
+    def request(self) -> Any:
+        """The framework's own request object: the one door to the framework."""
+        return self._handshake.request
+
+    @property
+    def capabilities(self) -> Capabilities:
+        """What this server can do of what the contract promises."""
+        return self._transport.capabilities
+
+    # Opening
+
+    async def accept(
+        self, subprotocol: str | None = None, headers: HeadersInput | None = None
+    ) -> None:
+        """Complete the handshake (RFC 6455, section 4.2.2).
+
+        Args:
+            subprotocol: one of `subprotocols`, or `None`.
+            headers: more headers of the response, a mapping or pairs.
+
+        Raises:
+            InvalidState: it was called before, or the handshake was rejected.
+            ValueError: a subprotocol that the client did not offer, or a
+                header that may not be sent.  Nothing was sent.
+            TypeError: an argument of the wrong type.
+            WebSocketDisconnect: the client has gone.
+        """
+        self._require_connecting("accept")
+        if subprotocol is not None and subprotocol not in self.subprotocols:
+            offered = ", ".join(self.subprotocols) or "none"
+            raise ValueError(f"the client did not offer {subprotocol!r} (it offered {offered})")
+        pairs = check_headers(headers, forbidden=ACCEPT_FORBIDDEN)
+        self._raise_if_ended()
+        if pairs and not self.capabilities.accept_headers:
+            logger.warning("this server sends no headers with accept(): they are left out")
+            pairs = []
+        if subprotocol is not None and not self.capabilities.subprotocol:
+            logger.warning("this server sends no subprotocol with accept(): it is left out")
+            subprotocol = None
+        self._phase = _Phase.ACCEPTING
+        try:
+            await self._transport.accept(subprotocol, pairs)
+        except ConnectionLost as exc:
+            self._phase = _Phase.OPEN
+            raise await self._lost() from exc
+        self._subprotocol = subprotocol
+        self._phase = _Phase.OPEN
+
+    async def reject(
+        self,
+        status_code: int = 403,
+        body: bytes = b"",
+        headers: HeadersInput | None = None,
+    ) -> None:
+        """Answer the handshake with an HTTP response instead of accepting it.
+
+        Args:
+            status_code: 200 to 599.
+            body: bytes; ``text/plain`` unless `headers` say otherwise.
+            headers: headers of the response, a mapping or pairs.
+
+        Raises:
+            InvalidState: after `accept`, or a second time.
+            ValueError: a status or a header that may not be sent.
+            TypeError: an argument of the wrong type.
+        """
+        self._require_connecting("reject")
+        status_code, body, pairs = check_response(status_code, body, headers)
+        self._phase = _Phase.REJECTED
+        self._inbox.close(1006, "")
+        with suppress(ConnectionLost):
+            await self._transport.reject(status_code, body, pairs)
+
+    # Receiving
+
+    async def receive(self) -> str | bytes:
+        """The next message: text as `str`, binary as `bytes`.
+
+        Raises:
+            InvalidState: before `accept`, or while another receive waits.
+            WebSocketDisconnect: the connection has ended, and all that came
+                before has been received.
+        """
+        if self._phase is not _Phase.OPEN:
+            raise self._not_open("receive")
+        return await self._inbox.get()
+
+    async def receive_text(self) -> str:
+        """The next message, which must be text.
+
+        Raises:
+            InvalidMessage: it is binary (code 1003); it is consumed.
+            InvalidState, WebSocketDisconnect: as `receive`.
+        """
+        message = await self.receive()
+        if isinstance(message, str):
+            return message
+        raise InvalidMessage(1003, "expected a text message, got a binary one", message)
+
+    async def receive_bytes(self) -> bytes:
+        """The next message, which must be binary.
+
+        Raises:
+            InvalidMessage: it is text (code 1003); it is consumed.
+            InvalidState, WebSocketDisconnect: as `receive`.
+        """
+        message = await self.receive()
+        if isinstance(message, bytes):
+            return message
+        raise InvalidMessage(1003, "expected a binary message, got a text one", message)
+
+    @overload
+    async def receive_json(self) -> Any: ...
+    @overload
+    async def receive_json(self, type: type[T]) -> T: ...
+    @overload
+    async def receive_json(self, type: Any) -> Any: ...
+    async def receive_json(self, type: Any = Any) -> Any:
+        """The next message, text or binary, decoded from JSON.
+
+        Args:
+            type: what it must be: anything that msgspec decodes to.
+
+        Raises:
+            InvalidMessage: it is not JSON or does not fit `type` (code 1007);
+                it is consumed, and `InvalidMessage.reason` says what is wrong.
+            InvalidState, WebSocketDisconnect: as `receive`.
+        """
+        message = await self.receive()
+        codec = self._options.json
+        try:
+            if codec is None:
+                return msgspec.json.decode(message, type=type)
+            loaded = codec.loads(message)
+            return loaded if type is Any else msgspec.convert(loaded, type)
+        except (ValueError, RecursionError) as exc:
+            raise InvalidMessage(1007, str(exc), message) from exc
+
+    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+        """Each message as it comes, until the connection ends."""
+        async for message in _until_disconnect(self.receive):
+            yield message
+
+    async def iter_text(self) -> AsyncIterator[str]:
+        """`receive_text` until the connection ends."""
+        async for message in _until_disconnect(self.receive_text):
+            yield message
+
+    async def iter_bytes(self) -> AsyncIterator[bytes]:
+        """`receive_bytes` until the connection ends."""
+        async for message in _until_disconnect(self.receive_bytes):
+            yield message
+
+    @overload
+    def iter_json(self) -> AsyncIterator[Any]: ...
+    @overload
+    def iter_json(self, type: type[T]) -> AsyncIterator[T]: ...
+    @overload
+    def iter_json(self, type: Any) -> AsyncIterator[Any]: ...
+    async def iter_json(self, type: Any = Any) -> AsyncIterator[Any]:
+        """`receive_json` until the connection ends."""
+
+        async def receive() -> Any:
+            return await self.receive_json(type)
+
+        async for message in _until_disconnect(receive):
+            yield message
+
+    # Sending
+
+    async def send(self, data: str | bytes | bytearray | memoryview) -> None:
+        """Send a message: `str` as text, bytes-like as binary.
+
+        Waits while the peer does not read.
+
+        Raises:
+            TypeError: another type; nothing was sent.
+            ValueError: text that UTF-8 cannot say (a lone surrogate).
+            InvalidState: before `accept`.
+            WebSocketDisconnect: the connection has ended.
+        """
+        if isinstance(data, str):
+            await self.send_text(data)
+        else:
+            await self.send_bytes(data)
+
+    async def send_text(self, data: str) -> None:
+        """Send a text message; as `send`."""
+        if not isinstance(data, str):
+            raise TypeError(f"send_text() takes a str, not {type(data).__name__}")
+        if not data.isascii():
+            data.encode()  # servers disagree on lone surrogates: none is asked
+        await self._send(data)
+
+    async def send_bytes(self, data: bytes | bytearray | memoryview) -> None:
+        """Send a binary message; as `send`."""
+        await self._send(data if type(data) is bytes else _to_bytes(data))
+
+    async def send_json(self, data: Any, binary: bool = False) -> None:
+        """Send compact JSON in UTF-8, as text, or as binary if `binary`.
+
+        Raises:
+            TypeError: what JSON cannot say; nothing was sent.
+            InvalidState, WebSocketDisconnect: as `send`.
+        """
+        codec = self._options.json
+        encoded = encode_json(data) if codec is None else codec.dumps(data)
+        if binary:
+            await self._send(encoded.encode() if isinstance(encoded, str) else encoded)
+        else:
+            await self.send_text(encoded if isinstance(encoded, str) else encoded.decode())
+
+    async def _send(self, data: str | bytes) -> None:
+        if self._phase is not _Phase.OPEN:
+            raise self._not_open("send")
+        if self._inbox.ended is not None:
+            raise WebSocketDisconnect(*self._inbox.ended)
+        try:
+            await self._transport.send(data)
+        except ConnectionLost as exc:
+            raise await self._lost() from exc
+
+    # The end
+
+    @property
+    def closed(self) -> bool:
+        """Whether the connection has ended, from whichever side.
+
+        Messages that came before may still be received.
+        """
+        return self._inbox.ended is not None
+
+    @property
+    def close_code(self) -> int | None:
+        """The code that the connection ended with, as in `WebSocketDisconnect`."""
+        return None if self._inbox.ended is None else self._inbox.ended.code
+
+    @property
+    def close_reason(self) -> str | None:
+        """The reason that the connection ended with."""
+        return None if self._inbox.ended is None else self._inbox.ended.reason
+
+    async def wait_closed(self) -> int:
+        """Wait until the connection has ended; return `close_code`."""
+        return (await self._inbox.wait_ended()).code
+
+    def while_connected(self) -> _WhileConnected:
+        """Run the body of an ``async with`` only as long as the peer is there.
+
+        When the connection ends, the body is cancelled where it stands and
+        the block raises `WebSocketDisconnect`.  A ``close()`` within the body
+        does not cancel it.
+        """
+        return _WhileConnected(self._inbox)
+
+    async def close(self, code: int = 1000, reason: str = "") -> None:
+        """Close the connection (RFC 6455, section 7); again is a no-op.
+
+        Before `accept` it is ``reject(403)``.  Messages not yet received are
+        dropped.
+
+        Args:
+            code: 1000-1003, 1007-1014 or 3000-4999.
+            reason: cut to 123 bytes of UTF-8, at a character.
+
+        Raises:
+            ValueError: a code that may not be sent; nothing was sent.
+            TypeError: an argument of the wrong type.
+        """
+        check_close_code(code)
+        reason = cut_reason(reason)
+        if self._phase is _Phase.CONNECTING:
+            await self.reject(403)
+        elif self._inbox.ended is None:
+            self._inbox.close(code, reason)
+            with suppress(ConnectionLost):
+                await self._transport.close(code, reason)
+
+    # For the session
+
+    @property
+    def _connecting(self) -> bool:
+        return self._phase is _Phase.CONNECTING
+
+    def _require_connecting(self, method: str) -> None:
+        if self._phase is not _Phase.CONNECTING:
+            raise InvalidState(f"{method}() came too late: {self._phase.value}")
+
+    def _not_open(self, method: str) -> InvalidState:
+        return InvalidState(f"{method}() needs an open connection: {self._phase.value}")
+
+    def _raise_if_ended(self) -> None:
+        if self._inbox.ended is not None:
+            raise WebSocketDisconnect(*self._inbox.ended)
+
+    async def _lost(self) -> WebSocketDisconnect:
+        """What to raise when the transport says that the connection is gone.
+
+        The server tells why in the stream of messages, which may stand still
+        behind a full inbox.
+        """
+        self._inbox.unbound()
+        try:
+            async with asyncio.timeout(_REASON_TIMEOUT):
+                await self._inbox.wait_ended()
+        except TimeoutError:
+            self._inbox.disconnect(1006)
+        assert self._inbox.ended is not None
+        return WebSocketDisconnect(*self._inbox.ended)
+
+
+async def _until_disconnect(receive: Callable[[], Any]) -> AsyncIterator[Any]:
+    while True:
+        try:
+            message = await receive()
+        except WebSocketDisconnect:
+            return
+        yield message
+
+
+class _WhileConnected:
+    """The context manager of `WebSocket.while_connected`."""
+
+    __slots__ = ("_cancelled", "_cancelling", "_inbox", "_task")
+
+    def __init__(self, inbox: Inbox) -> None:
+        self._inbox = inbox
+        self._cancelled = False
+
+    async def __aenter__(self) -> None:
+        if self._inbox.ended is not None:
+            raise WebSocketDisconnect(*self._inbox.ended)
+        task = asyncio.current_task()
+        assert task is not None
+        self._task = task
+        self._cancelling = task.cancelling()
+        self._inbox.call_on_end(self._cancel)
+
+    def _cancel(self) -> None:
+        if asyncio.current_task() is not self._task:
+            self._cancelled = True
+            self._task.cancel()
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        traceback: TracebackType | None,
+    ) -> None:
+        self._inbox.forget_on_end(self._cancel)
+        if not self._cancelled:
+            return
+        others = self._task.uncancel() > self._cancelling
+        assert self._inbox.ended is not None
+        if isinstance(exc, asyncio.CancelledError) and not others:
+            raise WebSocketDisconnect(*self._inbox.ended) from exc
+        if exc is None:
+            # The body ended in the same turn: the cancellation that is under
+            # way must not strike what comes after the block.
+            with suppress(asyncio.CancelledError):
+                await asyncio.sleep(0)
+            raise WebSocketDisconnect(*self._inbox.ended)
+
+
+def _to_bytes(data: object) -> bytes:
+    try:
+        return bytes(memoryview(data))  # type: ignore[arg-type]  # that is what is tried
+    except TypeError:
+        raise TypeError(
+            f"send_bytes() takes bytes, bytearray or memoryview, not {type(data).__name__}"
+        ) from None
+
+
+def cut_reason(reason: str) -> str:
+    """Cut a close reason to what a close frame holds, at a character.
+
+    Raises:
+        TypeError: not a `str`.
+        ValueError: not encodable as UTF-8.
+    """
+    if not isinstance(reason, str):
+        raise TypeError(f"a close reason is a str, not {type(reason).__name__}")
+    encoded = reason.encode()
+    if len(encoded) <= _MAX_REASON:
+        return reason
+    return encoded[:_MAX_REASON].decode(errors="ignore")
+
+
+def check_response(
+    status_code: int, body: bytes, headers: HeadersInput | None
+) -> tuple[int, bytes, list[tuple[str, str]]]:
+    """Check what `WebSocket.reject` takes; complete the headers.
+
+    Raises:
+        TypeError, ValueError: as `WebSocket.reject`.
+    """
+    if not isinstance(status_code, int) or isinstance(status_code, bool):
+        raise TypeError(f"a status code is an int, not {type(status_code).__name__}")
+    if not 200 <= status_code <= 599:
+        raise ValueError(f"{status_code} is no status to reject a handshake with: use 200-599")
+    if isinstance(body, str):
+        raise TypeError("the body is bytes: encode it")
+    body = _to_bytes(body)
+    pairs = check_headers(headers, forbidden=REJECT_FORBIDDEN)
+    names = {name for name, _ in pairs}
+    if body and "content-type" not in names:
+        pairs.append(("content-type", "text/plain; charset=utf-8"))
+    pairs.append(("content-length", str(len(body))))
+    return int(status_code), body, pairs
