@@ -1,0 +1,698 @@
+"""gevent: the WebSocket protocol on the socket of a WSGI request's greenlet.
+
+What a WSGI framework on gevent needs beside the loop of `gevent_loop`:
+
+- `WebSocketHandler`, the request handler for `gevent.pywsgi.WSGIServer` that
+  leaves the upgrade to the application;
+- `GeventTransport`, the connection: the request's own greenlet reads, the
+  sans-I/O protocol of the `websockets` package parses, and what the peer does
+  not take at once a second greenlet writes;
+- `serve`, which runs a handler on it from the WSGI application.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import email.utils
+import http
+import logging
+import os
+import socket
+import ssl
+import struct
+from collections import deque
+from collections.abc import Callable, Iterable, Mapping
+from random import getrandbits
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import gevent
+import gevent.event
+from gevent.pywsgi import WSGIHandler
+from geventwebsocket.handler import WebSocketHandler as StockWebSocketHandler
+from websockets.datastructures import Headers
+from websockets.exceptions import ProtocolError
+from websockets.frames import Frame, Opcode
+from websockets.http11 import Request, Response
+from websockets.protocol import State
+from websockets.server import ServerProtocol
+
+from unisock import Address, Capabilities, Handler, Options
+from unisock.handshake import Handshake
+from unisock.session import run
+from unisock.transport import ConnectionLost, Inbox, Transport
+
+from .gevent_loop import HubEventLoop, hub_event_loop
+
+# The sans-I/O protocol tells of each connection at level INFO.
+protocol_logger = logging.getLogger("unisock.protocol")
+protocol_logger.setLevel(logging.WARNING)
+
+UPGRADE = "unisock.upgrade"
+"""The key in the WSGI environ under which `WebSocketHandler` waits for `accept`."""
+STOCK = "wsgi.websocket"
+"""The key under which gevent-websocket leaves a connection that it has upgraded."""
+
+_READ_SIZE = 64 * 1024
+# What may wait to be written before a send waits: that of asyncio's transports.
+_HIGH_WATER = 64 * 1024
+# Small pieces are joined up to this size into one write.
+_WRITE_SIZE = 64 * 1024
+# How long a server that stops waits for its sessions, where it says nothing.
+_STOP_TIMEOUT = 1.0
+
+
+class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped package
+    """The request handler for ``WSGIServer(…, handler_class=WebSocketHandler)``.
+
+    A WebSocket handshake goes to the application like any request.  The
+    upgrade waits until a unisock handler accepts, so that it may choose a
+    subprotocol, add headers, or answer with a response of its own.
+    """
+
+    unisock_answered = False
+    """Whether the handshake was answered here: WSGI then answers nothing more."""
+
+    def run_application(self) -> None:
+        """Run the application; a WebSocket handshake finds `UPGRADE` in its environ."""
+        if self.environ.get("HTTP_UPGRADE", "").lower() != "websocket":
+            WSGIHandler.run_application(self)
+            return
+        self.environ[UPGRADE] = self
+        try:
+            WSGIHandler.run_application(self)
+        finally:
+            # Whatever the answer: a client that was refused the upgrade may
+            # have sent frames, and they must not be taken for a request.
+            self.close_connection = True
+            del self.environ[UPGRADE]
+
+    def start_response(
+        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
+    ) -> Callable[[bytes], object]:
+        """As WSGI's, but nothing after the handshake was answered."""
+        if self.unisock_answered:
+            return self.write
+        started: Callable[[bytes], object] = WSGIHandler.start_response(
+            self, status, headers, exc_info
+        )
+        return started
+
+    def write(self, data: bytes) -> None:
+        """As WSGI's, but nothing after the handshake was answered."""
+        if not self.unisock_answered:
+            WSGIHandler.write(self, data)
+
+    def log_request(self) -> None:
+        """As pywsgi's, to the server's log."""
+        WSGIHandler.log_request(self)
+
+    def answered(self, status: str, length: int) -> None:
+        """Note that the handshake was answered, for WSGI and the access log."""
+        self.unisock_answered = True
+        self.headers_sent = True
+        self.status = self._orig_status = status
+        self.code = int(status.partition(" ")[0])
+        self.response_length = length
+
+
+class GeventHandshake(Handshake):
+    """The handshake in a WSGI environ and its request handler."""
+
+    def __init__(self, environ: Mapping[str, Any], path_params: Mapping[str, Any]) -> None:
+        self._environ = environ
+        self._path_params = path_params
+        self._target: str = request_handler(environ).path
+
+    @property
+    def scheme(self) -> str:
+        """``wss`` where the server says ``https``."""
+        return "wss" if self._environ["wsgi.url_scheme"] == "https" else "ws"
+
+    @property
+    def raw_path(self) -> str:
+        """From the request line, for WSGI decodes and splits it."""
+        return self._target.partition("?")[0]
+
+    @property
+    def query_string(self) -> str:
+        """From the request line."""
+        return self._target.partition("?")[2]
+
+    @property
+    def raw_headers(self) -> Iterable[tuple[str, str]]:
+        """From the request, for WSGI joins repeated ones."""
+        return ((n, v.strip()) for n, v in request_handler(self._environ).headers.items())
+
+    @property
+    def path_params(self) -> Mapping[str, Any]:
+        """What the framework's router found."""
+        return self._path_params
+
+    @property
+    def client(self) -> Address | None:
+        """``REMOTE_ADDR`` and ``REMOTE_PORT``, which a proxy fix may have changed."""
+        host, port = self._environ.get("REMOTE_ADDR"), self._environ.get("REMOTE_PORT", "")
+        return Address(host, int(port)) if host and port.isdigit() else None
+
+    @property
+    def request(self) -> Any:
+        """The environ; frameworks have better."""
+        return self._environ
+
+def request_handler(environ: Mapping[str, Any]) -> Any:
+    """The request handler that serves this environ.
+
+    Raises:
+        RuntimeError: the server has no WebSockets; the message says which has.
+    """
+    if UPGRADE in environ:
+        return environ[UPGRADE]
+    if environ.get(STOCK) is not None:
+        return environ[STOCK].handler
+    raise RuntimeError(
+        "this server cannot upgrade to a WebSocket: serve with gevent.pywsgi.WSGIServer("
+        "…, handler_class=unisock.adapters.flask.WebSocketHandler), or with "
+        "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker"
+    )
+
+
+class GeventTransport(Transport):
+    """A connection whose handshake waits for `accept`.
+
+    Two greenlets share it: the request's, which reads, and that of the event
+    loop, in which the verbs run.  Neither is interrupted but where it waits.
+    """
+
+    capabilities = Capabilities()
+
+    def __init__(
+        self,
+        handshake: Handshake,
+        request_handler: Any,
+        *,
+        max_message_size: int,
+        close_timeout: float,
+        ping_interval: float | None,
+        ping_timeout: float | None,
+    ) -> None:
+        self.handshake = handshake
+        self.loop: HubEventLoop = hub_event_loop()
+        self._request_handler = request_handler
+        self._sock: Any = request_handler.socket
+        self._fd: int = self._sock.fileno()
+        # TLS has no write that does not wait: it is left to the writer.
+        self._writes_at_once = not isinstance(self._sock, ssl.SSLSocket)
+        # Open at once: it is never fed the handshake, which WSGI has read.
+        self._protocol = ServerProtocol(
+            state=State.OPEN, max_size=max_message_size, logger=protocol_logger
+        )
+        self._close_timeout = close_timeout
+        self._ping_interval = ping_interval
+        self._ping_timeout = ping_timeout
+        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._ping_payload: bytes | None = None
+        self._inbox: Inbox | None = None
+        self._reading_paused = False
+        # A message that arrives in fragments.
+        self._partial = bytearray()
+        self._partial_opcode = Opcode.TEXT
+        # What is still to be written.
+        self._pending: deque[bytes | memoryview] = deque()
+        self._pending_size = 0
+        self._writer: gevent.Greenlet | None = None
+        self._write_waiters: list[Callable[[], None]] = []
+        self._accepted = False
+        self._lost = False
+        # Set when it is known whether the handshake is accepted.
+        self._decided = gevent.event.Event()
+        _set_nodelay(self._sock)
+
+    # Verbs, called in the event loop
+
+    async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
+        """Send the 101 that `validate` has prepared."""
+        if self._lost:
+            raise ConnectionLost
+        response = self._response
+        if subprotocol is not None:
+            response.headers["Sec-WebSocket-Protocol"] = subprotocol
+        for name, value in headers:
+            response.headers[name] = value
+        self._request_handler.answered("101 Switching Protocols", 0)
+        self._write(response.serialize())
+        self._open()
+
+    async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
+        """Send the response at once; WSGI's own is dropped."""
+        if self._lost:
+            raise ConnectionLost
+        self.answer(_response(status_code, body, headers))
+
+    async def send(self, data: str | bytes) -> None:
+        """Write a frame, without waiting while the peer takes it."""
+        while self._pending_size > _HIGH_WATER and not self._lost:
+            await self._until_written()
+        if self._lost or self._protocol.state is not State.OPEN:
+            raise ConnectionLost
+        if isinstance(data, str):
+            self._protocol.send_text(data.encode())
+        else:
+            self._protocol.send_binary(data)
+        self._flush()
+
+    async def close(self, code: int, reason: str) -> None:
+        """Send a close frame; the peer has the close timeout to answer it."""
+        if self._lost or self._protocol.state is not State.OPEN:
+            raise ConnectionLost
+        self._protocol.send_close(code, reason)
+        self._flush()
+        self._end_soon()
+
+    def start(self, inbox: Inbox) -> None:
+        """Feed `inbox` from the request's greenlet."""
+        self._inbox = inbox
+
+    async def stop(self) -> None:
+        """The greenlet goes on until the closing handshake is over; see `read`."""
+
+    # The request's greenlet
+
+    def validate(self) -> bool:
+        """Whether the handshake is one (RFC 6455, section 4.2.1); else answer it.
+
+        Must come before anything else.
+        """
+        handler = self._request_handler
+        if handler.command != "GET" or handler.request_version != "HTTP/1.1":
+            self.answer(_response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", []))
+            return False
+        headers = Headers(self.handshake.raw_headers)
+        self._response = self._protocol.accept(Request(handler.path, headers))
+        if self._response.status_code == 101:
+            return True
+        if "13" not in headers.get_all("Sec-WebSocket-Version"):
+            # Section 4.2.2: tell the versions that are spoken here.
+            self._response.status_code, self._response.reason_phrase = 426, "Upgrade Required"
+            self._response.headers["Sec-WebSocket-Version"] = "13"
+        self.answer(self._response)
+        return False
+
+    def answer(self, response: Response) -> None:
+        """Answer the handshake with an HTTP response that is no 101."""
+        status = f"{response.status_code} {response.reason_phrase}"
+        self._request_handler.answered(status, len(response.body))
+        self._write(response.serialize())
+
+    def read(self) -> None:
+        """Read until the connection has ended; the body of the request's greenlet."""
+        receive = self._receive_first
+        while data := receive():
+            receive = self._receive
+            self._decided.wait()
+            if not self._accepted:
+                return
+            self._take(data)
+            self._wait_for_room()
+        self._protocol.receive_eof()
+        self._lost = True
+        self._disconnect(1006)
+        self._written()
+
+    def release(self) -> None:
+        """Write what is left and let go of the socket, which is closed after this."""
+        writer = self._writer
+        if writer is not None:
+            writer.join(self._close_timeout)
+            writer.kill()
+        self._lost = True
+        self._written()
+        for timer in self._timers.values():
+            timer.cancel()
+
+    def session_ended(self) -> None:
+        """The handler has ended: what is left is the closing handshake."""
+        self._decided.set()
+        if not self._accepted:
+            # WSGI may answer yet, so only the waiting read must end.
+            _shutdown(self._fd, socket.SHUT_RD)
+        elif "end" not in self._timers:
+            self._end_soon()
+
+    def _receive_first(self) -> bytes:
+        # What came together with the handshake is in the request's buffer.
+        try:
+            data: bytes = self._request_handler.rfile.read1(_READ_SIZE)
+        except OSError:
+            return b""
+        return data
+
+    def _receive(self) -> bytes:
+        try:
+            data: bytes = self._sock.recv(_READ_SIZE)
+        except OSError:
+            return b""
+        return data
+
+    def _wait_for_room(self) -> None:
+        """Wait while the inbox is full, or the peer does not read our pongs."""
+        if self._reading_paused:
+            room = gevent.event.Event()
+            assert self._inbox is not None
+            self._inbox.call_on_room(room.set)
+            room.wait()
+            self._reading_paused = False
+        while self._pending_size > _HIGH_WATER and not self._lost:
+            written = gevent.event.Event()
+            self._write_waiters.append(written.set)
+            written.wait()
+
+    def _take(self, data: bytes) -> None:
+        """Parse what came, and hand on what is complete."""
+        protocol = self._protocol
+        protocol.receive_data(data)
+        for event in protocol.events_received():
+            assert isinstance(event, Frame)
+            self._take_frame(event)
+        failed = protocol.parser_exc is not None and protocol.close_sent is not None
+        if failed:
+            assert protocol.close_sent is not None
+            self._disconnect(protocol.close_sent.code, protocol.close_sent.reason)
+        self._flush()
+        if protocol.eof_sent and "end" not in self._timers:
+            self._end_soon()
+
+    def _take_frame(self, frame: Frame) -> None:
+        opcode = frame.opcode
+        if opcode is Opcode.TEXT or opcode is Opcode.BINARY:
+            if frame.fin:
+                self._put(opcode, frame.data)
+            else:
+                self._partial_opcode = opcode
+                self._partial += frame.data
+        elif opcode is Opcode.CONT:
+            self._partial += frame.data
+            if frame.fin:
+                message, self._partial = self._partial, bytearray()
+                self._put(self._partial_opcode, message)
+        elif opcode is Opcode.PONG:
+            self._take_pong(bytes(frame.data))
+        elif opcode is Opcode.CLOSE:
+            assert self._protocol.close_rcvd is not None
+            self._disconnect(self._protocol.close_rcvd.code, self._protocol.close_rcvd.reason)
+
+    def _put(self, opcode: Opcode, data: Any) -> None:
+        assert self._inbox is not None
+        if self._inbox.ended is not None:
+            return
+        message: str | bytes
+        if opcode is Opcode.TEXT:
+            try:
+                message = str(data, "utf-8")
+            except UnicodeDecodeError as exc:
+                reason = f"{exc.reason} at position {exc.start}"
+                self._protocol.fail(1007, reason)
+                self._disconnect(1007, reason)
+                return
+        else:
+            message = bytes(data)
+        if not self._inbox.put(message):
+            self._reading_paused = True
+
+    def _disconnect(self, code: int, reason: str = "") -> None:
+        # Without an inbox the session has not begun, or rejected it by itself.
+        if self._inbox is not None:
+            self._inbox.disconnect(code, reason)
+
+    # Writing
+
+    def _flush(self) -> None:
+        """Write what the protocol has to send; an empty piece is its end of stream."""
+        for data in self._protocol.data_to_send():
+            if data:
+                self._write(data)
+        if self._protocol.eof_sent and not self._pending:
+            _shutdown(self._fd, socket.SHUT_WR)
+
+    def _write(self, data: bytes) -> None:
+        """Write now what the socket takes, and leave the rest to a greenlet.
+
+        Whole frames in one order: they cannot interleave.
+        """
+        if self._lost:
+            return
+        if self._writes_at_once and not self._pending:
+            try:
+                written = os.write(self._fd, data)
+            except BlockingIOError:
+                written = 0
+            except OSError:
+                self._break()
+                return
+            if written == len(data):
+                return
+            self._append(memoryview(data)[written:])
+        else:
+            self._append(data)
+        if self._writer is None:
+            self._writer = gevent.spawn(self._write_pending)
+
+    def _append(self, data: bytes | memoryview) -> None:
+        self._pending.append(data)
+        self._pending_size += len(data)
+
+    def _write_pending(self) -> None:
+        """Write until nothing is left; the body of the writer's greenlet."""
+        try:
+            while self._pending:
+                piece = self._next_piece()
+                self._sock.sendall(piece)
+                self._pending_size -= len(piece)
+                if self._pending_size <= _HIGH_WATER:
+                    self._written()
+        except OSError:
+            self._break()
+        finally:
+            self._writer = None
+        if self._protocol.eof_sent:
+            _shutdown(self._fd, socket.SHUT_WR)
+
+    def _next_piece(self) -> bytes | memoryview:
+        piece = self._pending.popleft()
+        if not self._pending or len(piece) >= _WRITE_SIZE:
+            return piece
+        joined = bytearray(piece)
+        while self._pending and len(joined) + len(self._pending[0]) <= _WRITE_SIZE:
+            joined += self._pending.popleft()
+        return memoryview(joined)
+
+    def _break(self) -> None:
+        """The socket takes no more; what the peer sent before may still be read."""
+        self._lost = True
+        self._pending.clear()
+        self._pending_size = 0
+        self._written()
+        _shutdown(self._fd, socket.SHUT_RD)
+
+    async def _until_written(self) -> None:
+        waiter: asyncio.Future[None] = self.loop.create_future()
+
+        def wake() -> None:
+            if not waiter.done():
+                waiter.set_result(None)
+
+        self._write_waiters.append(wake)
+        await waiter
+
+    def _written(self) -> None:
+        waiters, self._write_waiters = self._write_waiters, []
+        for wake in waiters:
+            wake()
+
+    # Keepalive and the end
+
+    def _open(self) -> None:
+        self._accepted = True
+        self._decided.set()
+        if self._ping_interval is not None:
+            self._call_later("ping", self._ping_interval, self._ping)
+
+    def _call_later(self, name: str, delay: float, callback: Callable[[], None]) -> None:
+        self._timers[name] = self.loop.call_later(delay, callback)
+
+    def _ping(self) -> None:
+        """Ping (RFC 6455, section 5.5.2), and expect the same back in time."""
+        if self._lost or self._protocol.state is not State.OPEN:
+            return
+        self._ping_payload = struct.pack("!I", getrandbits(32))
+        self._protocol.send_ping(self._ping_payload)
+        self._flush()
+        if self._ping_timeout is not None:
+            self._call_later("ping", self._ping_timeout, self._ping_unanswered)
+        else:
+            assert self._ping_interval is not None
+            self._call_later("ping", self._ping_interval, self._ping)
+
+    def _take_pong(self, payload: bytes) -> None:
+        if payload != self._ping_payload or self._ping_timeout is None:
+            return
+        assert self._ping_interval is not None
+        self._ping_payload = None
+        self._timers["ping"].cancel()
+        self._call_later("ping", self._ping_interval, self._ping)
+
+    def _ping_unanswered(self) -> None:
+        if self._protocol.state is not State.OPEN:
+            return
+        if self._reading_paused:
+            # The pong may be there, behind messages that the handler has not
+            # taken yet: that is no fault of the peer.
+            assert self._ping_timeout is not None
+            self._call_later("ping", self._ping_timeout, self._ping_unanswered)
+            return
+        self._disconnect(1006)
+        self._protocol.fail(1011, "keepalive ping timeout")
+        self._flush()
+        self._cut()
+
+    def _end_soon(self) -> None:
+        """Give the peer the close timeout for its part of the closing handshake."""
+        self._call_later("end", self._close_timeout, self._cut)
+
+    def _cut(self) -> None:
+        """End the connection whatever the peer does: the waiting read returns."""
+        self._lost = True
+        self._written()
+        if self._writer is not None:
+            self._writer.kill(block=False)
+        _shutdown(self._fd, socket.SHUT_RDWR)
+
+
+class UpgradedTransport(GeventTransport):
+    """A connection that gevent-websocket's own handler has upgraded already."""
+
+    # gevent-websocket 0.10.1 has sent the 101 before the application runs.
+    capabilities = Capabilities(accept_headers=False, subprotocol=False, http_rejection=False)
+
+    def validate(self) -> bool:
+        """The stock handler did; take the connection from its WebSocket."""
+        # Closed in the stock handler's eyes, so that it sends nothing more.
+        self._request_handler.websocket.closed = True
+        return True
+
+    def start(self, inbox: Inbox) -> None:
+        """Feed `inbox` at once: the connection is open."""
+        super().start(inbox)
+        self._open()
+
+    async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
+        """Nothing is left to do."""
+        if self._lost:
+            raise ConnectionLost
+
+    async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
+        """Close 1008 for 403, else 4000 + status."""
+        await self.close(1008 if status_code == 403 else 4000 + status_code, "")
+
+
+def serve(
+    handler: Handler,
+    transport: GeventTransport,
+    server: Any,
+    options: Options,
+) -> None:
+    """Run `handler` on `transport` in a WSGI request's greenlet, until all has ended.
+
+    The handler's task sees the greenlet's context variables.
+
+    Raises:
+        Exception: what the handler raised, for the framework.
+    """
+    if not transport.validate():
+        return
+    ended = gevent.event.Event()
+    task = transport.loop.create_task(
+        run(handler, transport, options), context=contextvars.copy_context()
+    )
+
+    def on_done(_: asyncio.Task[None]) -> None:
+        transport.session_ended()
+        ended.set()
+
+    task.add_done_callback(on_done)
+    sessions = _sessions_of(server)
+    sessions[task] = gone = gevent.event.Event()
+    try:
+        transport.read()
+        ended.wait()
+    except gevent.GreenletExit:
+        task.cancel()
+        ended.wait(_STOP_TIMEOUT)
+        raise
+    finally:
+        transport.release()
+        del sessions[task]
+        gone.set()
+    if not task.cancelled():
+        task.result()
+
+
+_Sessions = dict["asyncio.Task[None]", gevent.event.Event]
+_servers: WeakKeyDictionary[Any, _Sessions] = WeakKeyDictionary()
+
+
+def _sessions_of(server: Any) -> _Sessions:
+    """The sessions of a server, which are ended when it closes.
+
+    gevent 26.9 tells connections of a stopping server only where it has a
+    pool, by killing them; so its `close`, which every way to stop it calls,
+    is wrapped.
+    """
+    sessions = _servers.get(server)
+    if sessions is None:
+        sessions = _servers[server] = {}
+        close = server.close
+
+        def close_with_sessions() -> None:
+            close()
+            _end_sessions(sessions, getattr(server, "stop_timeout", None) or _STOP_TIMEOUT)
+
+        server.close = close_with_sessions
+    return sessions
+
+
+def _end_sessions(sessions: _Sessions, timeout: float) -> None:
+    gone = list(sessions.values())
+    for task in sessions:
+        task.cancel()
+    if gevent.getcurrent() is not gevent.get_hub():  # a signal's callback may not wait
+        gevent.wait(gone, timeout=timeout)
+
+
+def _response(status_code: int, body: bytes, headers: list[tuple[str, str]]) -> Response:
+    fields = Headers(headers)
+    fields["Date"] = email.utils.formatdate(usegmt=True)
+    fields["Connection"] = "close"
+    if "Content-Length" not in fields:
+        fields["Content-Length"] = str(len(body))
+    try:
+        phrase = http.HTTPStatus(status_code).phrase
+    except ValueError:  # not a registered one
+        phrase = ""
+    return Response(status_code, phrase, fields, body)
+
+
+def _set_nodelay(sock: Any) -> None:
+    # Without it small frames that follow each other wait 40 ms for an ACK.
+    if sock.family != socket.AF_UNIX:
+        sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+
+
+def _shutdown(fd: int, how: int) -> None:
+    """Shut the TCP connection down, below TLS if there is any."""
+    try:
+        with socket.socket(fileno=os.dup(fd)) as duplicate:
+            duplicate.shutdown(how)
+    except OSError:
+        return  # the peer was faster

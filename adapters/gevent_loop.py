@@ -1,0 +1,183 @@
+"""asyncio in gevent's hub: one event loop for each hub, running in a greenlet.
+
+An ``async def`` handler under gevent uses all of asyncio, while the other
+greenlets of the thread go on, and may run event loops of their own.  With and
+without ``monkey.patch_all()``.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import contextvars
+import selectors
+import sys
+from collections.abc import Mapping
+from typing import Any
+from weakref import WeakKeyDictionary
+
+import gevent
+import gevent.hub
+
+
+class _HubSelector(selectors.BaseSelector):
+    """A selector that waits in gevent's hub, so that other greenlets run.
+
+    While it waits, the thread's running-loop mark is what it was outside, so
+    that any other greenlet may run an event loop of its own.
+    """
+
+    def __init__(self, hub: gevent.hub.Hub) -> None:
+        self._hub = hub
+        self._keys: dict[int, selectors.SelectorKey] = {}
+        self._watchers: dict[int, Any] = {}
+        self._ready: dict[int, int] = {}
+        self._waiter: Any = None
+
+    def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
+        """Watch a file; see `selectors.BaseSelector`."""
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        if fd in self._keys:
+            raise KeyError(f"{fileobj!r} is registered already")
+        key = self._keys[fd] = selectors.SelectorKey(fileobj, fd, events, data)
+        # Unreferenced: an idle loop must not keep the process alive.
+        watcher = self._hub.loop.io(fd, events, ref=False)
+        self._watchers[fd] = watcher
+        watcher.start(self._on_ready, fd, pass_events=True)
+        return key
+
+    def unregister(self, fileobj: Any) -> selectors.SelectorKey:
+        """Stop to watch a file."""
+        key = self.get_key(fileobj)
+        del self._keys[key.fd]
+        self._ready.pop(key.fd, None)
+        watcher = self._watchers.pop(key.fd)
+        watcher.stop()
+        watcher.close()
+        return key
+
+    def get_map(self) -> Mapping[Any, selectors.SelectorKey]:
+        """The keys by file descriptor."""
+        return self._keys
+
+    def get_key(self, fileobj: Any) -> selectors.SelectorKey:
+        """The key of a file, by the object or its descriptor."""
+        fd = fileobj if isinstance(fileobj, int) else fileobj.fileno()
+        if fd in self._keys:
+            return self._keys[fd]
+        for key in self._keys.values():  # closed: it has no descriptor any more
+            if key.fileobj is fileobj:
+                return key
+        raise KeyError(f"{fileobj!r} is not registered")
+
+    def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
+        """Let other greenlets run until a file is ready, `wake` or the timeout."""
+        outer_loop, outer_hooks = self._inner_loop_mark()
+        try:
+            if self._ready or (timeout is not None and timeout <= 0):
+                gevent.sleep(0)
+            else:
+                self._wait(timeout)
+        finally:
+            asyncio._set_running_loop(outer_loop)
+            sys.set_asyncgen_hooks(*outer_hooks)
+        return self._collect()
+
+    def wake(self) -> None:
+        """End a `select` that is under way; from any greenlet of this thread."""
+        waiter, self._waiter = self._waiter, None
+        if waiter is not None:
+            self._hub.loop.run_callback(waiter.switch, None)
+
+    def close(self) -> None:
+        """Stop to watch everything."""
+        for key in list(self._keys.values()):
+            self.unregister(key.fd)
+
+    def _inner_loop_mark(self) -> tuple[Any, Any]:
+        """Take the marks of the hosted loop off; return them, to be put back."""
+        loop, hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+        asyncio._set_running_loop(None)
+        sys.set_asyncgen_hooks(None, None)
+        return loop, hooks
+
+    def _wait(self, timeout: float | None) -> None:
+        waiter = self._waiter = gevent.hub.Waiter(self._hub)
+        timer = None
+        if timeout is not None:
+            timer = self._hub.loop.timer(timeout, ref=False)
+            timer.start(waiter.switch, None)
+        try:
+            waiter.get()
+        finally:
+            self._waiter = None
+            if timer is not None:
+                timer.close()
+
+    def _on_ready(self, events: int, fd: int) -> None:
+        # Stopped until it is collected: libev would call without end.
+        self._watchers[fd].stop()
+        self._ready[fd] = events
+        self.wake()
+
+    def _collect(self) -> list[tuple[selectors.SelectorKey, int]]:
+        if not self._ready:
+            return []
+        ready, self._ready = self._ready, {}
+        for fd in ready:
+            self._watchers[fd].start(self._on_ready, fd, pass_events=True)
+        # gevent's READ and WRITE are those of selectors: 1 and 2.
+        return [(self._keys[fd], events & self._keys[fd].events) for fd, events in ready.items()]
+
+
+class HubEventLoop(asyncio.SelectorEventLoop):
+    """An asyncio event loop in a greenlet of gevent's hub.
+
+    Any greenlet of the same thread may call it: a callback that is scheduled
+    from outside wakes it.  Files are watched by the hub.
+    """
+
+    def __init__(self, hub: gevent.hub.Hub) -> None:
+        self._hub = hub
+        self._hub_selector = _HubSelector(hub)
+        super().__init__(self._hub_selector)
+
+    def call_soon(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+        """As asyncio's; from any greenlet of this thread."""
+        handle = super().call_soon(*args, **kwargs)
+        self._hub_selector.wake()
+        return handle
+
+    def call_at(self, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+        """As asyncio's; from any greenlet of this thread."""
+        handle = super().call_at(*args, **kwargs)
+        self._hub_selector.wake()
+        return handle
+
+    def serve(self) -> None:
+        """Run for ever; the body of the loop's greenlet."""
+        while True:
+            # Another greenlet's loop may be waiting in the hub just now.
+            outer = asyncio._get_running_loop()
+            asyncio._set_running_loop(None)
+            try:
+                self.run_forever()
+            except (KeyboardInterrupt, SystemExit):
+                # What a task raised to end the process, as asyncio.run does;
+                # the other connections' loop goes on until it ends.
+                self._hub.handle_system_error(*sys.exc_info()[:2])
+            finally:
+                asyncio._set_running_loop(outer)
+
+
+_loops: WeakKeyDictionary[gevent.hub.Hub, HubEventLoop] = WeakKeyDictionary()
+
+
+def hub_event_loop() -> HubEventLoop:
+    """The loop of this thread's hub, started when it is first asked for."""
+    hub = gevent.get_hub()
+    loop = _loops.get(hub)
+    if loop is None:
+        loop = _loops[hub] = HubEventLoop(hub)
+        # In a context of its own, lest it keep the first request's for ever.
+        contextvars.Context().run(gevent.spawn, loop.serve)
+    return loop

@@ -1,0 +1,24 @@
+"""gunicorn: a worker class whose connections wait with the upgrade for the handler.
+
+::
+
+    gunicorn -k unisock.adapters.gunicorn.WebSocketWorker app:app
+"""
+
+from __future__ import annotations
+
+from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
+
+from .gevent import WebSocketHandler
+
+
+class GunicornWebSocketHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]  # untyped
+    """The request handler, with gunicorn's access log."""
+
+    log_request = PyWSGIHandler.log_request
+
+
+class WebSocketWorker(GeventPyWSGIWorker):  # type: ignore[misc]  # untyped package
+    """gunicorn's gevent worker with unisock's request handler."""
+
+    wsgi_handler = GunicornWebSocketHandler
