@@ -225,6 +225,7 @@ class GeventTransport(Transport):
         self._write_waiters: list[Callable[[], None]] = []
         self._accepted = False
         self._lost = False
+        self._released = False
         # Set when it is known whether the handshake is accepted.
         self._decided = gevent.event.Event()
         _set_nodelay(self._sock)
@@ -327,6 +328,8 @@ class GeventTransport(Transport):
             writer.join(self._close_timeout)
             writer.kill()
         self._lost = True
+        # From now on the descriptor may be another connection's.
+        self._released = True
         self._written()
         for timer in self._timers.values():
             timer.cancel()
@@ -336,7 +339,7 @@ class GeventTransport(Transport):
         self._decided.set()
         if not self._accepted:
             # WSGI may answer yet, so only the waiting read must end.
-            _shutdown(self._fd, socket.SHUT_RD)
+            self._shutdown(socket.SHUT_RD)
         elif "end" not in self._timers:
             self._end_soon()
 
@@ -433,7 +436,7 @@ class GeventTransport(Transport):
             if data:
                 self._write(data)
         if self._protocol.eof_sent and not self._pending:
-            _shutdown(self._fd, socket.SHUT_WR)
+            self._shutdown(socket.SHUT_WR)
 
     def _write(self, data: bytes) -> None:
         """Write now what the socket takes, and leave the rest to a greenlet.
@@ -476,7 +479,7 @@ class GeventTransport(Transport):
         finally:
             self._writer = None
         if self._protocol.eof_sent:
-            _shutdown(self._fd, socket.SHUT_WR)
+            self._shutdown(socket.SHUT_WR)
 
     def _next_piece(self) -> bytes | memoryview:
         piece = self._pending.popleft()
@@ -493,7 +496,7 @@ class GeventTransport(Transport):
         self._pending.clear()
         self._pending_size = 0
         self._written()
-        _shutdown(self._fd, socket.SHUT_RD)
+        self._shutdown(socket.SHUT_RD)
 
     async def _until_written(self) -> None:
         waiter: asyncio.Future[None] = self.loop.create_future()
@@ -566,7 +569,18 @@ class GeventTransport(Transport):
         self._written()
         if self._writer is not None:
             self._writer.kill(block=False)
-        _shutdown(self._fd, socket.SHUT_RDWR)
+        self._shutdown(socket.SHUT_RDWR)
+
+
+    def _shutdown(self, how: int) -> None:
+        """Shut the TCP connection down, below TLS if there is any."""
+        if self._released:
+            return
+        try:
+            with socket.socket(fileno=os.dup(self._fd)) as duplicate:
+                duplicate.shutdown(how)
+        except OSError:
+            return  # the peer was faster
 
 
 class UpgradedTransport(GeventTransport):
@@ -687,12 +701,3 @@ def _set_nodelay(sock: Any) -> None:
     # Without it small frames that follow each other wait 40 ms for an ACK.
     if sock.family != socket.AF_UNIX:
         sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
-
-
-def _shutdown(fd: int, how: int) -> None:
-    """Shut the TCP connection down, below TLS if there is any."""
-    try:
-        with socket.socket(fileno=os.dup(fd)) as duplicate:
-            duplicate.shutdown(how)
-    except OSError:
-        return  # the peer was faster

@@ -22,8 +22,10 @@ import gevent.hub
 class _HubSelector(selectors.BaseSelector):
     """A selector that waits in gevent's hub, so that other greenlets run.
 
-    While it waits, the thread's running-loop mark is what it was outside, so
-    that any other greenlet may run an event loop of its own.
+    The thread has one running-loop mark (and one pair of hooks for async
+    generators).  While this waits, they are what they were when it woke, so
+    that a greenlet that runs an event loop of its own, and waits in the hub
+    as well, finds its own again.
     """
 
     def __init__(self, hub: gevent.hub.Hub) -> None:
@@ -32,6 +34,7 @@ class _HubSelector(selectors.BaseSelector):
         self._watchers: dict[int, Any] = {}
         self._ready: dict[int, int] = {}
         self._waiter: Any = None
+        self._outer_mark = _mark()
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Watch a file; see `selectors.BaseSelector`."""
@@ -71,16 +74,23 @@ class _HubSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Let other greenlets run until a file is ready, `wake` or the timeout."""
-        outer_loop, outer_hooks = self._inner_loop_mark()
+        own_mark = _mark()
+        _set_mark(self._outer_mark)
         try:
             if self._ready or (timeout is not None and timeout <= 0):
                 gevent.sleep(0)
             else:
                 self._wait(timeout)
         finally:
-            asyncio._set_running_loop(outer_loop)
-            sys.set_asyncgen_hooks(*outer_hooks)
+            self._outer_mark = _mark()
+            _set_mark(own_mark)
         return self._collect()
+
+    def enter(self) -> tuple[Any, Any]:
+        """Take the mark off for a loop that begins; return it."""
+        self._outer_mark = _mark()
+        _set_mark((None, (None, None)))
+        return self._outer_mark
 
     def wake(self) -> None:
         """End a `select` that is under way; from any greenlet of this thread."""
@@ -92,13 +102,6 @@ class _HubSelector(selectors.BaseSelector):
         """Stop to watch everything."""
         for key in list(self._keys.values()):
             self.unregister(key.fd)
-
-    def _inner_loop_mark(self) -> tuple[Any, Any]:
-        """Take the marks of the hosted loop off; return them, to be put back."""
-        loop, hooks = asyncio._get_running_loop(), sys.get_asyncgen_hooks()
-        asyncio._set_running_loop(None)
-        sys.set_asyncgen_hooks(None, None)
-        return loop, hooks
 
     def _wait(self, timeout: float | None) -> None:
         waiter = self._waiter = gevent.hub.Waiter(self._hub)
@@ -129,6 +132,16 @@ class _HubSelector(selectors.BaseSelector):
         return [(self._keys[fd], events & self._keys[fd].events) for fd, events in ready.items()]
 
 
+def _mark() -> tuple[Any, Any]:
+    return asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+
+
+def _set_mark(mark: tuple[Any, Any]) -> None:
+    loop, hooks = mark
+    asyncio._set_running_loop(loop)
+    sys.set_asyncgen_hooks(*hooks)
+
+
 class HubEventLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop in a greenlet of gevent's hub.
 
@@ -157,8 +170,7 @@ class HubEventLoop(asyncio.SelectorEventLoop):
         """Run for ever; the body of the loop's greenlet."""
         while True:
             # Another greenlet's loop may be waiting in the hub just now.
-            outer = asyncio._get_running_loop()
-            asyncio._set_running_loop(None)
+            outer = self._hub_selector.enter()
             try:
                 self.run_forever()
             except (KeyboardInterrupt, SystemExit):
@@ -166,7 +178,7 @@ class HubEventLoop(asyncio.SelectorEventLoop):
                 # the other connections' loop goes on until it ends.
                 self._hub.handle_system_error(*sys.exc_info()[:2])
             finally:
-                asyncio._set_running_loop(outer)
+                _set_mark(outer)
 
 
 _loops: WeakKeyDictionary[gevent.hub.Hub, HubEventLoop] = WeakKeyDictionary()

@@ -1,0 +1,220 @@
+"""The server of these tests: Flask on gevent's WSGIServer, patched or not.
+
+``python server.py PORT patched|unpatched``
+"""
+
+from __future__ import annotations
+
+import sys
+
+if sys.argv[2] == "patched":
+    from gevent import monkey
+
+    monkey.patch_all()
+
+import asyncio
+import logging
+import os
+import signal
+import threading
+
+import flask
+import gevent
+from gevent.pywsgi import WSGIServer
+
+import unisock
+from unisock import WebSocket
+from unisock.adapters.flask import WebSocketHandler
+from unisock.adapters.gevent_loop import hub_event_loop
+
+app = flask.Flask(__name__)
+port = int(sys.argv[1])
+
+
+async def echo(ws: WebSocket) -> None:
+    """Echo."""
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)
+
+
+async def _fetch() -> str:
+    """An HTTP request with asyncio's own network client."""
+    reader, writer = await asyncio.open_connection("127.0.0.1", port)
+    writer.write(b"GET /page HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    response = await reader.read()
+    writer.close()
+    await writer.wait_closed()
+    return response.rpartition(b"\r\n\r\n")[2].decode()
+
+
+async def _time_out() -> str:
+    try:
+        async with asyncio.timeout(0.01):
+            await asyncio.sleep(60)
+    except TimeoutError:
+        return "timed out"
+    return "slept"
+
+
+async def _queue() -> str:
+    queue: asyncio.Queue[str] = asyncio.Queue()
+    async with asyncio.TaskGroup() as group:
+        group.create_task(queue.put("from a queue"))
+        getting = group.create_task(queue.get())
+    return getting.result()
+
+
+async def _subprocess() -> str:
+    process = await asyncio.create_subprocess_exec(
+        sys.executable, "-c", "print('child', end='')", stdout=asyncio.subprocess.PIPE
+    )
+    out, _ = await process.communicate()
+    return out.decode()
+
+
+async def uses_asyncio(ws: WebSocket) -> None:
+    """Do what handlers do, as often as messages come; tell what came of it."""
+    await ws.accept()
+    async for message in ws:
+        async with asyncio.TaskGroup() as group:
+            tasks = {
+                "timeout": group.create_task(_time_out()),
+                "queue": group.create_task(_queue()),
+                "thread": group.create_task(asyncio.to_thread(lambda: "from a thread")),
+                "client": group.create_task(_fetch()),
+            }
+            if message == "subprocess":
+                tasks["subprocess"] = group.create_task(_subprocess())
+        assert asyncio.get_running_loop() is hub_event_loop()
+        await ws.send_json({name: task.result() for name, task in tasks.items()})
+
+
+async def sends_much(ws: WebSocket) -> None:
+    """Send for ever; tell by ``/sent`` how much was taken."""
+    await ws.accept()
+    while True:
+        await ws.send_bytes(b"x" * 65536)
+        counts["sent"] += 1
+
+
+async def sleeps(ws: WebSocket) -> None:
+    """Read nothing, but notice the end."""
+    await ws.accept()
+    await ws.send_text("sleeping")
+    try:
+        counts["code"] = await ws.wait_closed()
+    finally:
+        counts["woken"] += 1
+
+
+async def reads_late(ws: WebSocket) -> None:
+    """Read only when told by another way."""
+    await ws.accept()
+    await ws.send_text("accepted")
+    await read_now.wait()
+    async for message in ws:
+        await ws.send(message)
+
+
+async def waits_to_accept(ws: WebSocket) -> None:
+    """Never accept; notice a client that leaves."""
+    counts["waiting"] += 1
+    counts["code"] = await ws.wait_closed()
+
+
+async def exits(ws: WebSocket) -> None:
+    """End the process as `sys.exit` in a task does under `asyncio.run`."""
+    await ws.accept()
+    sys.exit(3)
+
+
+async def queued(ws: WebSocket) -> None:
+    """Send on what an ordinary view puts into an asyncio queue."""
+    await ws.accept()
+    await ws.send_text("ready")
+    await ws.send_text(await from_views.get())
+
+
+counts = {"sent": 0, "woken": 0, "code": 0, "waiting": 0}
+read_now = asyncio.Event()
+from_views: asyncio.Queue[str] = asyncio.Queue()
+
+
+@app.get("/page")
+def page() -> str:
+    """A page beside the sockets."""
+    return "the page"
+
+
+@app.get("/counts")
+def show_counts() -> dict[str, int]:
+    """What handlers counted, and what is there now."""
+    return counts | {
+        "threads": threading.active_count(),
+        "fds": len(os.listdir("/proc/self/fd")),
+        "tasks": len(asyncio.all_tasks(hub_event_loop())),
+    }
+
+
+@app.get("/read-now")
+def let_read() -> str:
+    """Let `reads_late` go on."""
+    read_now.set()
+    return ""
+
+
+@app.get("/put")
+def put() -> str:
+    """From an ordinary greenlet to a handler."""
+    from_views.put_nowait("from a view")
+    return ""
+
+
+@app.get("/asyncio-run")
+def run_loop() -> str:
+    """An event loop of this greenlet's own."""
+
+    async def main() -> str:
+        for _ in range(20):
+            await asyncio.sleep(0.001)
+        return "ran"
+
+    return asyncio.run(main())
+
+
+@app.get("/async-view")
+async def async_view() -> str:
+    """Flask's own async view."""
+    await asyncio.sleep(0.001)
+    return "async"
+
+
+@app.get("/running-loop")
+def running_loop() -> str:
+    """Whether another greenlet's loop shows in this one."""
+    return repr(asyncio._get_running_loop())
+
+
+for path, handler, options in (
+    ("/echo", echo, {}),
+    ("/small", echo, {"max_message_size": 1000}),
+    ("/asyncio", uses_asyncio, {}),
+    ("/much", sends_much, {"ping_interval": None}),
+    ("/much-pinged", sends_much, {"ping_interval": 0.2, "ping_timeout": 0.2}),
+    ("/sleeps", sleeps, {}),
+    ("/pinged", sleeps, {"ping_interval": 0.1, "ping_timeout": 0.1}),
+    ("/pinged-late", reads_late, {"ping_interval": 0.1, "ping_timeout": 0.1, "max_queue": 1}),
+    ("/pinged-untimed", sleeps, {"ping_interval": 0.05, "ping_timeout": None}),
+    ("/waits", waits_to_accept, {}),
+    ("/exits", exits, {}),
+    ("/queued", queued, {}),
+    ("/hasty", echo, {"close_timeout": 0.2}),
+):
+    unisock.mount(app, path, handler, name=path[1:], **options)
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO)
+    server = WSGIServer(("127.0.0.1", port), app, handler_class=WebSocketHandler, log=None)
+    gevent.signal_handler(signal.SIGTERM, server.stop)
+    server.serve_forever()

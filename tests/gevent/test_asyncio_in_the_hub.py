@@ -1,0 +1,89 @@
+"""Handlers use asyncio while other greenlets go on and use it, too."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from concurrent.futures import ThreadPoolExecutor
+
+from websockets.asyncio.client import connect
+
+from tests.gevent.running import GeventServer
+
+WANTED = {
+    "timeout": "timed out",
+    "queue": "from a queue",
+    "thread": "from a thread",
+    "client": "the page",
+}
+
+
+async def _use_asyncio(server: GeventServer, rounds: int) -> None:
+    async with connect(server.url("/asyncio")) as ws:
+        for _ in range(rounds):
+            await ws.send("go")
+            assert json.loads(await ws.recv()) == WANTED
+
+
+def test_many_handlers_use_all_of_asyncio_at_once(server: GeventServer) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+            for _ in range(20):
+                group.create_task(_use_asyncio(server, 5))
+
+    asyncio.run(main())
+
+
+def test_a_handler_runs_a_subprocess(server: GeventServer) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(30), connect(server.url("/asyncio")) as ws:
+            await ws.send("subprocess")
+            assert json.loads(await ws.recv()) == WANTED | {"subprocess": "child"}
+
+    asyncio.run(main())
+
+
+def test_other_greenlets_run_event_loops_of_their_own_meanwhile(server: GeventServer) -> None:
+    async def main() -> None:
+        loop = asyncio.get_running_loop()
+        with ThreadPoolExecutor(2) as pool:
+            async with asyncio.timeout(60), asyncio.TaskGroup() as group:
+                handlers = [group.create_task(_use_asyncio(server, 10)) for _ in range(5)]
+                while not all(task.done() for task in handlers):
+                    # One loop at a time: two greenlets of one thread cannot
+                    # both be in asyncio.run, unisock or not.
+                    ran = await loop.run_in_executor(pool, server.get, "/asyncio-run")
+                    assert ran == "ran"
+                    view = await loop.run_in_executor(pool, server.get, "/async-view")
+                    assert view == "async"
+
+    asyncio.run(main())
+
+
+def test_no_running_loop_shows_in_other_greenlets(server: GeventServer) -> None:
+    async def main() -> None:
+        async with connect(server.url("/sleeps")) as ws:
+            await ws.recv()
+            shown = await asyncio.to_thread(server.get, "/running-loop")
+            assert shown == "None"
+
+    asyncio.run(main())
+
+
+def test_a_greenlet_puts_into_an_asyncio_queue(server: GeventServer) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(10), connect(server.url("/queued")) as ws:
+            assert await ws.recv() == "ready"
+            await asyncio.to_thread(server.get, "/put")
+            assert await ws.recv() == "from a view"
+
+    asyncio.run(main())
+
+
+def test_sys_exit_in_a_handler_ends_the_process(spare_server: GeventServer) -> None:
+    async def main() -> None:
+        async with asyncio.timeout(10), connect(spare_server.url("/exits")) as ws:
+            await ws.wait_closed()
+
+    asyncio.run(main())
+    assert spare_server.process.wait(10) == 3

@@ -1,0 +1,273 @@
+"""The socket's side: keepalive, slow peers, limits, what a client sends too early."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import socket
+import struct
+from collections.abc import Callable
+
+import pytest
+from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+
+from tests.gevent.running import GeventServer, frame
+
+TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
+
+Eventually = Callable[[Callable[[], bool]], None]
+
+
+def _counts(server: GeventServer) -> dict[str, int]:
+    counts: dict[str, int] = json.loads(server.get("/counts"))
+    return counts
+
+
+def test_a_peer_that_answers_pings_stays(server: GeventServer) -> None:
+    with server.raw("/pinged") as client:
+        client.handshake()
+        assert client.read_frame() == (TEXT, b"sleeping")
+        for _ in range(3):
+            opcode, payload = client.read_frame()
+            assert opcode == PING and len(payload) == 4
+            client.write(frame(PONG, b"not this one"))
+            client.write(frame(PONG, payload))
+
+
+def test_a_peer_that_answers_no_ping_is_gone(server: GeventServer) -> None:
+    with server.raw("/pinged") as client:
+        client.handshake()
+        assert client.read_frame() == (TEXT, b"sleeping")
+        assert client.read_frame()[0] == PING
+        opcode, payload = client.read_frame()
+        assert opcode == CLOSE
+        assert payload == struct.pack("!H", 1011) + b"keepalive ping timeout"
+        assert client.read_frame() == (-1, b"")
+    assert _counts(server)["code"] == 1006
+
+
+def test_without_a_timeout_pings_go_on_unanswered(server: GeventServer) -> None:
+    with server.raw("/pinged-untimed") as client:
+        client.handshake()
+        assert client.read_frame() == (TEXT, b"sleeping")
+        assert [client.read_frame()[0] for _ in range(4)] == [PING] * 4
+
+
+def test_a_pong_behind_unread_messages_is_no_timeout(server: GeventServer) -> None:
+    with server.raw("/pinged-late") as client:
+        client.handshake()
+        assert client.read_frame() == (TEXT, b"accepted")
+        # The inbox takes one: from here on the server reads nothing.
+        for n in range(3):
+            client.write(frame(TEXT, b"%d" % n))
+        for _ in range(1):
+            opcode, payload = client.read_frame()
+            assert opcode == PING
+            client.write(frame(PONG, payload))
+        # Several timeouts later the connection is still there.
+        client.socket.settimeout(0.6)
+        with pytest.raises(TimeoutError):
+            client.socket.recv(1)
+        client.socket.settimeout(10)
+        server.get("/read-now")
+        client.file = client.socket.makefile("rb")
+        texts = []
+        while len(texts) < 3:
+            opcode, payload = client.read_frame()
+            if opcode == TEXT:
+                texts.append(payload)
+            elif opcode == PING:
+                client.write(frame(PONG, payload))
+        assert texts == [b"0", b"1", b"2"]
+
+
+def test_a_slow_peer_stops_nobody_else(server: GeventServer, eventually: Eventually) -> None:
+    async def echo_a_while() -> None:
+        async with asyncio.timeout(20), connect(server.url("/echo")) as ws:
+            for n in range(200):
+                await ws.send(str(n))
+                assert await ws.recv() == str(n)
+
+    with server.raw("/much") as slow:
+        slow.handshake()
+
+        def stands_still() -> bool:
+            before = _counts(server)["sent"]
+            asyncio.run(echo_a_while())
+            return before > 0 and _counts(server)["sent"] == before
+
+        eventually(stands_still)
+        # What waits is bounded: the kernel's buffers and one message over the mark.
+        assert _counts(server)["sent"] * 65536 < 32 * 1024 * 1024
+        for _ in range(100):
+            assert slow.read_frame() == (BINARY, b"x" * 65536)
+
+
+def test_a_peer_that_never_reads_is_gone_by_keepalive(
+    server: GeventServer, eventually: Eventually
+) -> None:
+    tasks = _counts(server)["tasks"]
+    with server.raw("/much-pinged") as client:
+        client.handshake()
+        eventually(lambda: _counts(server)["tasks"] > tasks)
+        eventually(lambda: _counts(server)["tasks"] == tasks)
+
+
+def test_a_flood_of_pings_is_not_stored(server: GeventServer, eventually: Eventually) -> None:
+    tasks = _counts(server)["tasks"]
+    with server.raw("/echo") as client:
+        client.handshake()
+        client.socket.settimeout(2)
+        pings = frame(PING, b"p" * 125) * 1000
+        # Its pongs are not read, so sooner or later it is not read either.
+        with pytest.raises(TimeoutError):
+            for _ in range(1000):
+                client.write(pings)
+        client.reset()
+    eventually(lambda: _counts(server)["tasks"] == tasks)
+
+
+def test_a_message_over_the_limit_in_many_fragments(server: GeventServer) -> None:
+    with server.raw("/small") as client:
+        client.handshake()
+        client.write(frame(TEXT, b"x", fin=False))
+        for _ in range(2000):
+            client.write(frame(0, b"x", fin=False))
+        opcode, payload = client.read_frame()
+        assert opcode == CLOSE and payload[:2] == struct.pack("!H", 1009)
+        assert client.read_frame() == (-1, b"")
+
+
+def test_a_close_frame_reaches_a_client_that_goes_on_sending(server: GeventServer) -> None:
+    with server.raw("/small") as client:
+        client.handshake()
+        # More than the sockets hold: if it were cut at once, the reset would
+        # overtake the close frame.
+        client.write(frame(BINARY, bytes(4 * 1024 * 1024)))
+        opcode, payload = client.read_frame()
+        assert opcode == CLOSE and payload[:2] == struct.pack("!H", 1009)
+
+
+def test_broken_text_fails_the_connection(server: GeventServer) -> None:
+    with server.raw("/echo") as client:
+        client.handshake()
+        client.write(frame(TEXT, b"\xce", fin=False) + frame(0, b"\xba\xff"))
+        opcode, payload = client.read_frame()
+        assert opcode == CLOSE and payload[:2] == struct.pack("!H", 1007)
+
+
+def test_frames_that_come_with_the_handshake_are_read(server: GeventServer) -> None:
+    request = (
+        b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    with server.raw("/echo") as client:
+        client.handshake()
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as early:
+        early.sendall(request + frame(TEXT, b"early") + frame(TEXT, b"bird"))
+        answer = b""
+        while not answer.endswith(b"\x81\x05early\x81\x04bird"):
+            data = early.recv(4096)
+            assert data, answer
+            answer += data
+
+
+def test_a_client_that_leaves_before_accept_is_noticed(
+    server: GeventServer, eventually: Eventually
+) -> None:
+    waiting = _counts(server)["waiting"]
+    tasks = _counts(server)["tasks"]
+    with server.raw("/waits") as client:
+        eventually(lambda: _counts(server)["waiting"] == waiting + 1)
+        client.reset()
+    eventually(lambda: _counts(server)["tasks"] == tasks)
+    assert _counts(server)["code"] == 1006
+
+
+def test_bytes_after_a_refused_upgrade_are_no_request(server: GeventServer) -> None:
+    smuggled = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n"
+    with server.raw("/nowhere") as client:
+        client.write(smuggled)
+        assert b" 404 " in client.handshake()
+        assert b"the page" not in client.file.read()
+
+
+@pytest.mark.parametrize(
+    ("change", "status"),
+    [
+        ((b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n", b""), b"400"),
+        ((b"dGhlIHNhbXBsZSBub25jZQ==", b"short"), b"400"),
+        ((b"Version: 13", b"Version: 8"), b"426"),
+        ((b"HTTP/1.1", b"HTTP/1.0"), b"400"),
+        ((b"GET", b"POST"), b"405"),
+        ((b"Connection: Upgrade\r\n", b""), b"400"),
+    ],
+)
+def test_a_malformed_handshake_gets_its_status(
+    server: GeventServer, change: tuple[bytes, bytes], status: bytes
+) -> None:
+    request = (
+        b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    assert change[0] in request
+    with socket.create_connection(("127.0.0.1", server.port), timeout=10) as client:
+        client.sendall(request.replace(*change))
+        with client.makefile("rb") as file:
+            head = file.read()
+        assert head.split(b" ")[1] == status, head
+        if status == b"426":
+            assert b"sec-websocket-version: 13" in head.lower()
+    assert "Traceback" not in server.log()
+
+
+def test_a_peer_that_does_not_answer_the_close_is_cut(server: GeventServer) -> None:
+    with server.raw("/hasty") as client:
+        client.handshake()
+        client.write(frame(BINARY, bytes([0xFF]), fin=True).replace(b"\x82", b"\x83", 1))
+        opcode, payload = client.read_frame()
+        assert opcode == CLOSE and payload[:2] == struct.pack("!H", 1002)
+        # The client keeps its side open; the server ends it after its timeout.
+        assert client.socket.recv(1) == b""
+
+
+def test_nothing_is_left_after_many_endings(server: GeventServer, eventually: Eventually) -> None:
+    async def connect_and_leave() -> None:
+        async with connect(server.url("/echo")) as ws:
+            await ws.send("x")
+            await ws.recv()
+
+    async def main() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(30):
+                group.create_task(connect_and_leave())
+
+    before = _counts(server)
+    asyncio.run(main())
+    for _ in range(20):
+        client = server.raw("/echo")
+        client.handshake()
+        client.write(frame(TEXT, b"half a message", fin=False)[:-3])
+        client.reset()
+
+    def back() -> bool:
+        now = _counts(server)
+        return now["tasks"] == before["tasks"] and now["fds"] <= before["fds"]
+
+    eventually(back)
+    assert "never retrieved" not in server.log()
+
+
+def test_a_stopping_server_tells_its_connections(spare_server: GeventServer) -> None:
+    async def main() -> None:
+        async with connect(spare_server.url("/sleeps")) as ws:
+            assert await ws.recv() == "sleeping"
+            stopping = asyncio.create_task(asyncio.to_thread(spare_server.stop))
+            with pytest.raises(ConnectionClosed) as caught:
+                await ws.recv()
+            assert caught.value.rcvd is not None and caught.value.rcvd.code == 1012
+            assert await stopping == 0
+
+    asyncio.run(main())
+    assert "Traceback" not in spare_server.log()
