@@ -141,13 +141,18 @@ class ASGITransport(PullTransport):
         if not self.capabilities.http_rejection:
             await self._translated({"type": "websocket.close", "code": 1000})
             return
-        await self._translated(
-            {
-                "type": "websocket.http.response.start",
-                "status": status_code,
-                "headers": _encode_headers(headers),
-            }
-        )
+        try:
+            await self._translated(
+                {
+                    "type": "websocket.http.response.start",
+                    "status": status_code,
+                    "headers": _encode_headers(headers),
+                }
+            )
+        except ValueError:
+            # uvicorn 0.54 on `websockets` takes registered statuses only.
+            await self._translated({"type": "websocket.close", "code": 1000})
+            return
         await self._translated({"type": "websocket.http.response.body", "body": body})
 
     async def send(self, data: str | bytes) -> None:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 import falcon
 from falcon.asgi import App, Request
@@ -17,7 +17,7 @@ from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
 from unisock.session import check_handler, run
 from unisock.transport import HTTPError, HTTPResponse
 
-from .asgi import ASGIHandshake, ASGITransport
+from .asgi import ASGIHandshake, ASGITransport, Receive, Send
 
 
 class FalconHandshake(ASGIHandshake):
@@ -52,7 +52,8 @@ class FalconTransport(ASGITransport):
         # Falcon's pump, its lost close reasons and its 403 for every rejection
         # are passed by.  There is no public way to the server's two callables;
         # seen in falcon 4.0 to 4.4.
-        receive, send = ws._buffered_receiver._asgi_receive, ws._asgi_send
+        receive = cast(Receive, ws._buffered_receiver._asgi_receive)
+        send = cast(Send, ws._asgi_send)
         super().__init__(FalconHandshake(req, params), receive, send)
 
     def translate(self, exc: Exception) -> UnisockError | None:

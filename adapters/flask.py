@@ -7,7 +7,7 @@ own handler class), and for gunicorn with `unisock.adapters.gunicorn`.
 from __future__ import annotations
 
 from collections.abc import Callable, MutableMapping
-from typing import Any, Unpack
+from typing import Any, Unpack, cast
 
 from flask import Blueprint, Flask, Response, g, request
 from flask.blueprints import BlueprintSetupState
@@ -44,7 +44,8 @@ class FlaskHandshake(GeventHandshake):
     @property
     def framework_state(self) -> MutableMapping[str, Any]:
         """``flask.g``, where ``before_request`` functions leave what they found."""
-        return vars(g._get_current_object())  # type: ignore[attr-defined]  # of the proxy
+        state: MutableMapping[str, Any] = vars(g._get_current_object())
+        return state
 
 
 class _FlaskErrors:
@@ -143,7 +144,7 @@ def mount(
         add(app, app, "")
     else:
         # A blueprint has no URL map: it is told when it is registered.
-        app.record(lambda state: add(state, state.app, f"{state.name}."))
+        app.record(lambda state: add(state, cast(Flask, state.app), f"{state.name}."))
 
 
 def _free_endpoint(app: Flask, prefix: str, name: str) -> str:

@@ -30,7 +30,9 @@ from weakref import WeakKeyDictionary
 import gevent
 import gevent.event
 from gevent.pywsgi import WSGIHandler
-from geventwebsocket.handler import WebSocketHandler as StockWebSocketHandler
+from geventwebsocket.handler import (  # type: ignore[import-untyped]  # there are no stubs
+    WebSocketHandler as StockWebSocketHandler,
+)
 from websockets.datastructures import Headers
 from websockets.exceptions import ProtocolError
 from websockets.frames import Frame, Opcode
@@ -221,7 +223,7 @@ class GeventTransport(Transport):
         # What is still to be written.
         self._pending: deque[bytes | memoryview] = deque()
         self._pending_size = 0
-        self._writer: gevent.Greenlet | None = None
+        self._writer: gevent.Greenlet[[], None] | None = None
         self._write_waiters: list[Callable[[], None]] = []
         self._accepted = False
         self._lost = False

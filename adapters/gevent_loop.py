@@ -11,12 +11,14 @@ import asyncio
 import contextvars
 import selectors
 import sys
-from collections.abc import Mapping
-from typing import Any
+from collections.abc import Callable, Mapping
+from typing import Any, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
 import gevent
 import gevent.hub
+
+Ts = TypeVarTuple("Ts")
 
 
 class _HubSelector(selectors.BaseSelector):
@@ -154,15 +156,26 @@ class HubEventLoop(asyncio.SelectorEventLoop):
         self._hub_selector = _HubSelector(hub)
         super().__init__(self._hub_selector)
 
-    def call_soon(self, *args: Any, **kwargs: Any) -> asyncio.Handle:
+    def call_soon(
+        self,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: Unpack[Ts],
+        context: contextvars.Context | None = None,
+    ) -> asyncio.Handle:
         """As asyncio's; from any greenlet of this thread."""
-        handle = super().call_soon(*args, **kwargs)
+        handle = super().call_soon(callback, *args, context=context)
         self._hub_selector.wake()
         return handle
 
-    def call_at(self, *args: Any, **kwargs: Any) -> asyncio.TimerHandle:
+    def call_at(
+        self,
+        when: float,
+        callback: Callable[[Unpack[Ts]], object],
+        *args: Unpack[Ts],
+        context: contextvars.Context | None = None,
+    ) -> asyncio.TimerHandle:
         """As asyncio's; from any greenlet of this thread."""
-        handle = super().call_at(*args, **kwargs)
+        handle = super().call_at(when, callback, *args, context=context)
         self._hub_selector.wake()
         return handle
 

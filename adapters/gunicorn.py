@@ -18,7 +18,7 @@ class GunicornWebSocketHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore
     log_request = PyWSGIHandler.log_request
 
 
-class WebSocketWorker(GeventPyWSGIWorker):  # type: ignore[misc]  # untyped package
+class WebSocketWorker(GeventPyWSGIWorker):
     """gunicorn's gevent worker with unisock's request handler."""
 
     wsgi_handler = GunicornWebSocketHandler

@@ -17,6 +17,8 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# What would end the authority of a URL (RFC 3986, section 3.2) or is no URL's.
+_NO_HOST = re.compile(r"[/?#@\\\s]")
 _QUOTED_PAIR = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 
 
@@ -173,8 +175,10 @@ class Handshake(ABC):
 
     @cached_property
     def url(self) -> URL:
-        """The URL as the client sent it."""
+        """The URL as the client sent it; without a host that is none."""
         host = self.headers.get("host", "")
+        if _NO_HOST.search(host):
+            host = ""
         query = self.query_string
         return URL(f"{self.scheme}://{host}{self.raw_path}{'?' if query else ''}{query}")
 

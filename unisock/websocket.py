@@ -5,8 +5,9 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import AsyncIterator, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
 from contextlib import suppress
+from functools import partial
 from types import TracebackType
 from typing import Any, TypeVar, overload
 
@@ -163,10 +164,12 @@ class WebSocket:
         try:
             await self._transport.accept(subprotocol, pairs)
         except ConnectionLost as exc:
-            self._phase = _Phase.OPEN
             raise await self._lost() from exc
+        finally:
+            # Also if it was cancelled: then the answer may be on its way, and
+            # what is left to do is to close.
+            self._phase = _Phase.OPEN
         self._subprotocol = subprotocol
-        self._phase = _Phase.OPEN
 
     async def reject(
         self,
@@ -258,20 +261,17 @@ class WebSocket:
         except (ValueError, RecursionError) as exc:
             raise InvalidMessage(1007, str(exc), message) from exc
 
-    async def __aiter__(self) -> AsyncIterator[str | bytes]:
+    def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
-        async for message in _until_disconnect(self.receive):
-            yield message
+        return _UntilDisconnect(self.receive)
 
-    async def iter_text(self) -> AsyncIterator[str]:
+    def iter_text(self) -> AsyncIterator[str]:
         """`receive_text` until the connection ends."""
-        async for message in _until_disconnect(self.receive_text):
-            yield message
+        return _UntilDisconnect(self.receive_text)
 
-    async def iter_bytes(self) -> AsyncIterator[bytes]:
+    def iter_bytes(self) -> AsyncIterator[bytes]:
         """`receive_bytes` until the connection ends."""
-        async for message in _until_disconnect(self.receive_bytes):
-            yield message
+        return _UntilDisconnect(self.receive_bytes)
 
     @overload
     def iter_json(self) -> AsyncIterator[Any]: ...
@@ -279,14 +279,9 @@ class WebSocket:
     def iter_json(self, type: type[T]) -> AsyncIterator[T]: ...
     @overload
     def iter_json(self, type: Any) -> AsyncIterator[Any]: ...
-    async def iter_json(self, type: Any = Any) -> AsyncIterator[Any]:
+    def iter_json(self, type: Any = Any) -> AsyncIterator[Any]:
         """`receive_json` until the connection ends."""
-
-        async def receive() -> Any:
-            return await self.receive_json(type)
-
-        async for message in _until_disconnect(receive):
-            yield message
+        return _UntilDisconnect(partial(self.receive_json, type))
 
     # Sending
 
@@ -431,13 +426,23 @@ class WebSocket:
         return WebSocketDisconnect(*self._inbox.ended)
 
 
-async def _until_disconnect(receive: Callable[[], Any]) -> AsyncIterator[Any]:
-    while True:
+class _UntilDisconnect(AsyncIterator[T]):
+    """Messages until the connection ends.
+
+    No generator, so that an error may be caught and the iteration go on, and
+    one that is left early leaves nothing to be finalised.
+    """
+
+    __slots__ = ("_receive",)
+
+    def __init__(self, receive: Callable[[], Awaitable[T]]) -> None:
+        self._receive = receive
+
+    async def __anext__(self) -> T:
         try:
-            message = await receive()
+            return await self._receive()
         except WebSocketDisconnect:
-            return
-        yield message
+            raise StopAsyncIteration from None
 
 
 class _WhileConnected:
@@ -459,7 +464,8 @@ class _WhileConnected:
         self._inbox.call_on_end(self._cancel)
 
     def _cancel(self) -> None:
-        if asyncio.current_task() is not self._task:
+        # Called by whatever notices the end, which need not be a task.
+        if asyncio.current_task(self._task.get_loop()) is not self._task:
             self._cancelled = True
             self._task.cancel()
 
