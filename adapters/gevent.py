@@ -19,7 +19,6 @@ import http
 import logging
 import os
 import socket
-import ssl
 import struct
 from collections import deque
 from collections.abc import Callable, Iterable, Mapping
@@ -30,6 +29,7 @@ from weakref import WeakKeyDictionary
 import gevent
 import gevent.event
 from gevent.pywsgi import WSGIHandler
+from gevent.ssl import SSLSocket
 from geventwebsocket.handler import (  # type: ignore[import-untyped]  # there are no stubs
     WebSocketHandler as StockWebSocketHandler,
 )
@@ -180,6 +180,10 @@ def request_handler(environ: Mapping[str, Any]) -> Any:
     )
 
 
+class _NeverAccepted(Exception):
+    """Thrown into a first read: there will be no message."""
+
+
 class GeventTransport(Transport):
     """A connection whose handshake waits for `accept`.
 
@@ -205,7 +209,7 @@ class GeventTransport(Transport):
         self._sock: Any = request_handler.socket
         self._fd: int = self._sock.fileno()
         # TLS has no write that does not wait: it is left to the writer.
-        self._writes_at_once = not isinstance(self._sock, ssl.SSLSocket)
+        self._writes_at_once = not isinstance(self._sock, SSLSocket)
         # Open at once: it is never fed the handshake, which WSGI has read.
         self._protocol = ServerProtocol(
             state=State.OPEN, max_size=max_message_size, logger=protocol_logger
@@ -228,6 +232,8 @@ class GeventTransport(Transport):
         self._accepted = False
         self._lost = False
         self._released = False
+        # The request's greenlet, while it waits for a first message.
+        self._interruptible: Any = None
         # Set when it is known whether the handshake is accepted.
         self._decided = gevent.event.Event()
         _set_nodelay(self._sock)
@@ -341,17 +347,25 @@ class GeventTransport(Transport):
         self._decided.set()
         if not self._accepted:
             # WSGI may answer yet, so only the waiting read must end.
-            self._shutdown(socket.SHUT_RD)
+            gevent.get_hub().loop.run_callback(self._interrupt)
         elif "end" not in self._timers:
             self._end_soon()
 
     def _receive_first(self) -> bytes:
         # What came together with the handshake is in the request's buffer.
+        self._interruptible = gevent.getcurrent()
         try:
             data: bytes = self._request_handler.rfile.read1(_READ_SIZE)
-        except OSError:
+        except (OSError, _NeverAccepted):
             return b""
+        finally:
+            self._interruptible = None
         return data
+
+    def _interrupt(self) -> None:
+        """End the first read; called by the hub, so it is that where the greenlet waits."""
+        if self._interruptible is not None:
+            self._interruptible.throw(_NeverAccepted())
 
     def _receive(self) -> bytes:
         try:
