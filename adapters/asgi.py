@@ -45,7 +45,9 @@ def capabilities_of(scope: Scope) -> Capabilities:
     Of those before, granian is the one that offers ``http.response.pathsend``.
     """
     extensions = scope.get("extensions") or {}
-    version = tuple(int(n) for n in scope["asgi"].get("spec_version", "2.0").split("."))
+    # Starlette's TestClient leaves the whole entry out.
+    asgi = scope.get("asgi") or {}
+    version = tuple(int(n) for n in asgi.get("spec_version", "2.0").split("."))
     if version >= (2, 4):
         known = _COMPLETE
     elif "http.response.pathsend" in extensions:

@@ -115,8 +115,8 @@ class WebSocketResource:
     def __init__(self, handler: Handler, **options: Unpack[OptionsDict]) -> None:
         self._responder = responder(handler, **options)
 
-    async def on_websocket(self, req: Request, ws: FalconWebSocket, **params: Any) -> None:
-        """Falcon's responder."""
+    async def on_websocket(self, req: Request, ws: FalconWebSocket, /, **params: Any) -> None:
+        """Falcon's responder; a parameter of the path may be named ``ws`` as well."""
         await self._responder(req, ws, **params)
 
 

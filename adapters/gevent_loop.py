@@ -21,14 +21,56 @@ import gevent.hub
 Ts = TypeVarTuple("Ts")
 
 
-class _HubSelector(selectors.BaseSelector):
-    """A selector that waits in gevent's hub, so that other greenlets run.
+class _LoopGreenlet(gevent.Greenlet):  # type: ignore[type-arg]  # generic in the stubs only
+    """The greenlet that a loop runs in, which carries the thread's asyncio marks.
 
-    The thread has one running-loop mark (and one pair of hooks for async
-    generators).  While this waits, they are what they were when it woke, so
-    that a greenlet that runs an event loop of its own, and waits in the hub
-    as well, finds its own again.
+    asyncio marks the running loop, and hooks async generators, once for a
+    thread.  Whoever switches to this greenlet (the hub) swaps both in, and out
+    again when it comes back: wherever the loop waits, be it in its selector or
+    in a patched lock within a callback, every other greenlet finds its own,
+    and may run another event loop.
     """
+
+    _inner: tuple[Any, Any] = (None, (None, None))
+
+    def switch(self, *args: Any, **kwargs: Any) -> Any:
+        """Resume it, with its marks."""
+        outer = self._enter()
+        try:
+            return super().switch(*args, **kwargs)
+        finally:
+            self._leave(outer)
+
+    def throw(self, *args: Any) -> Any:
+        """Resume it with an exception, with its marks."""
+        outer = self._enter()
+        try:
+            return super().throw(*args)
+        finally:
+            self._leave(outer)
+
+    def _enter(self) -> tuple[Any, Any]:
+        outer = _marks()
+        _set_marks(self._inner)
+        return outer
+
+    def _leave(self, outer: tuple[Any, Any]) -> None:
+        self._inner = _marks()
+        _set_marks(outer)
+
+
+def _marks() -> tuple[Any, Any]:
+    return asyncio._get_running_loop(), sys.get_asyncgen_hooks()
+
+
+def _set_marks(marks: tuple[Any, Any]) -> None:
+    loop, hooks = marks
+    asyncio._set_running_loop(loop)
+    sys.set_asyncgen_hooks(*hooks)
+
+
+class _HubSelector(selectors.BaseSelector):
+    """A selector that waits in gevent's hub, so that other greenlets run."""
 
     def __init__(self, hub: gevent.hub.Hub) -> None:
         self._hub = hub
@@ -36,7 +78,6 @@ class _HubSelector(selectors.BaseSelector):
         self._watchers: dict[int, Any] = {}
         self._ready: dict[int, int] = {}
         self._waiter: Any = None
-        self._outer_mark = _mark()
 
     def register(self, fileobj: Any, events: int, data: Any = None) -> selectors.SelectorKey:
         """Watch a file; see `selectors.BaseSelector`."""
@@ -76,23 +117,11 @@ class _HubSelector(selectors.BaseSelector):
 
     def select(self, timeout: float | None = None) -> list[tuple[selectors.SelectorKey, int]]:
         """Let other greenlets run until a file is ready, `wake` or the timeout."""
-        own_mark = _mark()
-        _set_mark(self._outer_mark)
-        try:
-            if self._ready or (timeout is not None and timeout <= 0):
-                gevent.sleep(0)
-            else:
-                self._wait(timeout)
-        finally:
-            self._outer_mark = _mark()
-            _set_mark(own_mark)
+        if self._ready or (timeout is not None and timeout <= 0):
+            gevent.sleep(0)
+        else:
+            self._wait(timeout)
         return self._collect()
-
-    def enter(self) -> tuple[Any, Any]:
-        """Take the mark off for a loop that begins; return it."""
-        self._outer_mark = _mark()
-        _set_mark((None, (None, None)))
-        return self._outer_mark
 
     def wake(self) -> None:
         """End a `select` that is under way; from any greenlet of this thread."""
@@ -134,16 +163,6 @@ class _HubSelector(selectors.BaseSelector):
         return [(self._keys[fd], events & self._keys[fd].events) for fd, events in ready.items()]
 
 
-def _mark() -> tuple[Any, Any]:
-    return asyncio._get_running_loop(), sys.get_asyncgen_hooks()
-
-
-def _set_mark(mark: tuple[Any, Any]) -> None:
-    loop, hooks = mark
-    asyncio._set_running_loop(loop)
-    sys.set_asyncgen_hooks(*hooks)
-
-
 class HubEventLoop(asyncio.SelectorEventLoop):
     """An asyncio event loop in a greenlet of gevent's hub.
 
@@ -182,16 +201,12 @@ class HubEventLoop(asyncio.SelectorEventLoop):
     def serve(self) -> None:
         """Run for ever; the body of the loop's greenlet."""
         while True:
-            # Another greenlet's loop may be waiting in the hub just now.
-            outer = self._hub_selector.enter()
             try:
                 self.run_forever()
             except (KeyboardInterrupt, SystemExit):
-                # What a task raised to end the process, as asyncio.run does;
+                # What a task raised to end the process, as under asyncio.run;
                 # the other connections' loop goes on until it ends.
                 self._hub.handle_system_error(*sys.exc_info()[:2])
-            finally:
-                _set_mark(outer)
 
 
 _loops: WeakKeyDictionary[gevent.hub.Hub, HubEventLoop] = WeakKeyDictionary()
@@ -204,5 +219,5 @@ def hub_event_loop() -> HubEventLoop:
     if loop is None:
         loop = _loops[hub] = HubEventLoop(hub)
         # In a context of its own, lest it keep the first request's for ever.
-        contextvars.Context().run(gevent.spawn, loop.serve)
+        contextvars.Context().run(_LoopGreenlet.spawn, loop.serve)
     return loop
