@@ -34,8 +34,11 @@ port = int(sys.argv[1])
 async def echo(ws: WebSocket) -> None:
     """Echo."""
     await ws.accept()
-    async for message in ws:
-        await ws.send(message)
+    try:
+        async for message in ws:
+            await ws.send(message)
+    finally:
+        counts["echoes ended"] += 1
 
 
 async def _fetch() -> str:
@@ -93,9 +96,12 @@ async def uses_asyncio(ws: WebSocket) -> None:
 async def sends_much(ws: WebSocket) -> None:
     """Send for ever; tell by ``/sent`` how much was taken."""
     await ws.accept()
-    while True:
-        await ws.send_bytes(b"x" * 65536)
-        counts["sent"] += 1
+    try:
+        while True:
+            await ws.send_bytes(b"x" * 65536)
+            counts["sent"] += 1
+    finally:
+        counts["sending ended"] += 1
 
 
 async def sleeps(ws: WebSocket) -> None:
@@ -121,6 +127,7 @@ async def waits_to_accept(ws: WebSocket) -> None:
     """Never accept; notice a client that leaves."""
     counts["waiting"] += 1
     counts["code"] = await ws.wait_closed()
+    counts["waiting ended"] += 1
 
 
 async def exits(ws: WebSocket) -> None:
@@ -136,7 +143,7 @@ async def queued(ws: WebSocket) -> None:
     await ws.send_text(await from_views.get())
 
 
-counts = {"sent": 0, "woken": 0, "code": 0, "waiting": 0}
+counts = {"sent": 0, "sending ended": 0, "waiting ended": 0, "echoes ended": 0, "woken": 0, "code": 0, "waiting": 0}
 read_now = asyncio.Event()
 from_views: asyncio.Queue[str] = asyncio.Queue()
 
