@@ -11,7 +11,6 @@ from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMappi
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote
 
-
 from unisock import Address, Capabilities, Handler, Options
 from unisock.handshake import Handshake
 from unisock.options import OptionsDict
@@ -252,9 +251,7 @@ async def _upgrade_required(send: Send) -> None:
         ("upgrade", "websocket"),
         ("connection", "upgrade"),
     ]
-    await send(
-        {"type": "http.response.start", "status": 426, "headers": _encode_headers(headers)}
-    )
+    await send({"type": "http.response.start", "status": 426, "headers": _encode_headers(headers)})
     await send({"type": "http.response.body", "body": body})
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Mapping, MutableMapping
 from typing import Any, Unpack, cast
 
 import falcon
@@ -69,13 +69,12 @@ class FalconTransport(ASGITransport):
 
 
 def _pairs(headers: Any) -> tuple[tuple[str, str], ...]:
-    items: Iterable[tuple[str, str]] = headers.items() if hasattr(headers, "items") else headers or ()
-    return tuple(items)
+    if isinstance(headers, Mapping):
+        headers = headers.items()
+    return tuple(headers or ())
 
 
-def responder(
-    handler: Handler, **options: Unpack[OptionsDict]
-) -> Callable[..., Awaitable[None]]:
+def responder(handler: Handler, **options: Unpack[OptionsDict]) -> Callable[..., Awaitable[None]]:
     """An ``on_websocket`` responder, for a class or an instance.
 
     ::

@@ -34,7 +34,6 @@ from geventwebsocket.handler import (  # type: ignore[import-untyped]  # there a
     WebSocketHandler as StockWebSocketHandler,
 )
 from websockets.datastructures import Headers
-from websockets.exceptions import ProtocolError
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -162,6 +161,7 @@ class GeventHandshake(Handshake):
     def request(self) -> Any:
         """The environ; frameworks have better."""
         return self._environ
+
 
 def request_handler(environ: Mapping[str, Any]) -> Any:
     """The request handler that serves this environ.
@@ -586,7 +586,6 @@ class GeventTransport(Transport):
         if self._writer is not None:
             self._writer.kill(block=False)
         self._shutdown(socket.SHUT_RDWR)
-
 
     def _shutdown(self, how: int) -> None:
         """Shut the TCP connection down, below TLS if there is any."""

@@ -143,7 +143,9 @@ async def queued(ws: WebSocket) -> None:
     await ws.send_text(await from_views.get())
 
 
-counts = {"sent": 0, "sending ended": 0, "waiting ended": 0, "echoes ended": 0, "woken": 0, "code": 0, "waiting": 0}
+counts = dict.fromkeys(
+    ("sent", "sending ended", "waiting", "waiting ended", "echoes ended", "woken", "code"), 0
+)
 read_now = asyncio.Event()
 from_views: asyncio.Queue[str] = asyncio.Queue()
 
