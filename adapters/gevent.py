@@ -77,25 +77,26 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
 
     def run_application(self) -> None:
         """Run the application; a WebSocket handshake finds `UPGRADE` in its environ."""
-        if self.environ.get("HTTP_UPGRADE", "").lower() != "websocket":
+        environ = self.environ or {}
+        if environ.get("HTTP_UPGRADE", "").lower() != "websocket":
             WSGIHandler.run_application(self)
             return
-        self.environ[UPGRADE] = self
+        environ[UPGRADE] = self
         try:
             WSGIHandler.run_application(self)
         finally:
             # Whatever the answer: a client that was refused the upgrade may
             # have sent frames, and they must not be taken for a request.
             self.close_connection = True
-            del self.environ[UPGRADE]
+            del environ[UPGRADE]
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], object]:
+    ) -> Callable[[bytes], None]:
         """As WSGI's, but nothing after the handshake was answered."""
         if self.unisock_answered:
             return self.write
-        started: Callable[[bytes], object] = WSGIHandler.start_response(
+        started: Callable[[bytes], None] = WSGIHandler.start_response(
             self, status, headers, exc_info
         )
         return started

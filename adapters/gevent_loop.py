@@ -203,10 +203,10 @@ class HubEventLoop(asyncio.SelectorEventLoop):
         while True:
             try:
                 self.run_forever()
-            except (KeyboardInterrupt, SystemExit):
+            except (KeyboardInterrupt, SystemExit) as exc:
                 # What a task raised to end the process, as under asyncio.run;
                 # the other connections' loop goes on until it ends.
-                self._hub.handle_system_error(*sys.exc_info()[:2])
+                self._hub.handle_system_error(type(exc), exc)
 
 
 _loops: WeakKeyDictionary[gevent.hub.Hub, HubEventLoop] = WeakKeyDictionary()

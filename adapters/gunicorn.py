@@ -15,7 +15,9 @@ from .gevent import WebSocketHandler
 class GunicornWebSocketHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]  # untyped
     """The request handler, with gunicorn's access log."""
 
-    log_request = PyWSGIHandler.log_request
+    def log_request(self) -> None:
+        """As gunicorn's own request handler."""
+        PyWSGIHandler.log_request(self)
 
 
 class WebSocketWorker(GeventPyWSGIWorker):

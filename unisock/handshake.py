@@ -19,6 +19,7 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # What would end the authority of a URL (RFC 3986, section 3.2) or is no URL's.
 _NO_HOST = re.compile(r"[/?#@\\\s]")
+_NOT_HOST = re.compile(r"[/?#\\]")
 _QUOTED_PAIR = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 
 
@@ -37,7 +38,7 @@ class URL(str):
     @property
     def scheme(self) -> str:
         """``"ws"`` or ``"wss"``."""
-        return urlsplit(self).scheme
+        return self.partition("://")[0].lower()
 
     @property
     def hostname(self) -> str | None:
@@ -68,10 +69,10 @@ class URL(str):
 
 def _split_target(url: str) -> tuple[str, str]:
     # By hand: urlsplit raises for a malformed host, whatever it is asked for.
-    target = url.partition("://")[2]
-    slash = target.find("/")
-    path, _, query = target[slash:].partition("?")
-    return path, query
+    target = url.partition("://")[2].partition("#")[0]
+    before, _, query = target.partition("?")
+    _, slash, path = before.partition("/")
+    return slash + path, query
 
 
 class State(MutableMapping[str, Any]):
@@ -94,6 +95,8 @@ class State(MutableMapping[str, Any]):
             raise AttributeError(f"state has no attribute {name!r}") from None
 
     def __setattr__(self, name: str, value: Any) -> None:
+        if hasattr(type(self), name):
+            raise AttributeError(f"state.{name} is a method: write state[{name!r}]")
         self._data[name] = value
 
     def __delattr__(self, name: str) -> None:
@@ -176,7 +179,8 @@ class Handshake(ABC):
     @cached_property
     def url(self) -> URL:
         """The URL as the client sent it; without a host that is none."""
-        host = self.headers.get("host", "")
+        # Nothing in the Host header may pass for a path or a query.
+        host = _NOT_HOST.split(self.headers.get("host", ""), maxsplit=1)[0]
         if _NO_HOST.search(host):
             host = ""
         query = self.query_string

@@ -18,6 +18,7 @@ class JSONCodec(Protocol):
 
     def dumps(self, obj: Any, /) -> str | bytes:
         """Encode; raise `TypeError` for what cannot be encoded."""
+        ...
 
     def loads(self, data: str | bytes, /) -> Any:
         """Decode; raise `ValueError` for what is not JSON."""
@@ -70,7 +71,7 @@ class Options:
         object.__setattr__(self, "allowed_origins", _normalise_origins(self.origins))
 
     @classmethod
-    def parse(cls, options: OptionsDict | dict[str, Any]) -> Options:
+    def parse(cls, options: OptionsDict) -> Options:
         """Build from keyword arguments.
 
         Raises:
@@ -165,14 +166,27 @@ def encode_json(obj: Any) -> bytes:
         TypeError: `obj` holds what JSON cannot say.
     """
     try:
-        data = msgspec.json.encode(obj)
+        data = msgspec.json.encode(obj, enc_hook=_plain)
         # msgspec writes NaN and the infinities as null, which says another
         # thing; only where there is a null does it cost a second look.
         if b"null" in data:
-            _refuse_non_finite(msgspec.to_builtins(obj))
+            _refuse_non_finite(msgspec.to_builtins(obj, enc_hook=_plain))
     except (ValueError, OverflowError, RecursionError) as exc:
         raise TypeError(f"cannot be sent as JSON: {exc}") from exc
     return data
+
+
+def _plain(obj: Any) -> Any:
+    """What msgspec does not take by itself: subclasses of JSON's own types, as `URL`."""
+    if isinstance(obj, str):
+        return str.__str__(obj)
+    if isinstance(obj, int):
+        return int.__int__(obj)
+    if isinstance(obj, float):
+        return float.__float__(obj)
+    if isinstance(obj, msgspec.Raw):  # taken as JSON; not as a Python object
+        return msgspec.json.decode(obj)
+    raise TypeError(f"{type(obj).__name__} is not JSON")
 
 
 def _refuse_non_finite(obj: Any) -> None:

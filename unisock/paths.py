@@ -7,6 +7,7 @@ path is found, and converted alike, on every framework.
 
 from __future__ import annotations
 
+import keyword
 import re
 import uuid
 from collections.abc import Callable, Mapping
@@ -103,7 +104,7 @@ def _parse_segment(segment: str, path: str) -> str | Parameter:
     if not (segment.startswith("{") and segment.endswith("}") and segment.count("{") == 1):
         raise ValueError(f"a parameter is a whole segment, as in /rooms/{{room}}: {path!r}")
     name, colon, kind = segment[1:-1].partition(":")
-    if not _NAME.fullmatch(name):
+    if not _NAME.fullmatch(name) or keyword.iskeyword(name):  # Falcon takes no keyword
         raise ValueError(f"{name!r} is not a parameter's name in {path!r}")
     converter = CONVERTERS.get(kind if colon else "str")
     if converter is None:

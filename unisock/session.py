@@ -110,11 +110,14 @@ async def _run_handler(
         await _end(ws, options, 503, 1012)
         raise
     except Exception as exc:
-        ending = _ending_of(exc, transport)
-        if ending is None:
+        try:
+            goes_on = await _end_by(exc, ws, transport, options)
+        except Exception:
+            # Its status, code or headers are none that can be sent.
             await _end(ws, options, 500, 1011)
             raise
-        await _end_with(ending, ws, options)
+        if goes_on is not None:
+            raise goes_on
     else:
         if ws._connecting and not ws.closed:
             logger.warning(
@@ -124,8 +127,14 @@ async def _run_handler(
         await _end(ws, options, 403, 1000)
 
 
-async def _end_with(ending: BaseException, ws: WebSocket, options: Options) -> None:
-    """End the connection as an exception of `_ENDINGS` says."""
+async def _end_by(
+    exc: Exception, ws: WebSocket, transport: Transport, options: Options
+) -> BaseException | None:
+    """End the connection as `exc` says; return what goes on to the framework."""
+    ending = _ending_of(exc, transport)
+    if ending is None:
+        await _end(ws, options, 500, 1011)
+        return exc
     match ending:
         case WebSocketException():
             await _end(ws, options, 403, ending.code, ending.reason)
@@ -138,8 +147,8 @@ async def _end_with(ending: BaseException, ws: WebSocket, options: Options) -> N
             )
         case HTTPError():
             framework_answers = ending.response is None and ws.capabilities.http_rejection
-            if ws._connecting and framework_answers and ending.__cause__ is not None:
-                raise ending.__cause__
+            if ws._connecting and not ws.closed and framework_answers and ending.__cause__:
+                return ending.__cause__
             body = ending.response.body if ending.response else b""
             headers = ending.response.headers if ending.response else None
             await _reject_or_close(
@@ -148,6 +157,7 @@ async def _end_with(ending: BaseException, ws: WebSocket, options: Options) -> N
         case _:
             logger.debug("handler ended by the disconnect: %s", ending)
             await _end(ws, options, 403, 1000)
+    return None
 
 
 async def _reject_or_close(
@@ -171,6 +181,8 @@ async def _end(
     if ws._connecting:
         await _bounded(options, ws.reject(status_code))
     else:
+        # What the reason comes from may hold what UTF-8 cannot say.
+        reason = reason.encode(errors="replace").decode()
         await _bounded(options, ws.close(code, reason))
 
 

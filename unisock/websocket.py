@@ -29,7 +29,7 @@ from .handshake import (
     State,
     check_headers,
 )
-from .options import Options, encode_json
+from .options import JSONCodec, Options, encode_json
 from .transport import Capabilities, ConnectionLost, Inbox, Transport
 
 logger = logging.getLogger("unisock")
@@ -244,7 +244,8 @@ class WebSocket:
         """The next message, text or binary, decoded from JSON.
 
         Args:
-            type: what it must be: anything that msgspec decodes to.
+            type: what it must be: anything that msgspec decodes to, or a
+                pydantic model.
 
         Raises:
             InvalidMessage: it is not JSON or does not fit `type` (code 1007);
@@ -252,12 +253,8 @@ class WebSocket:
             InvalidState, WebSocketDisconnect: as `receive`.
         """
         message = await self.receive()
-        codec = self._options.json
         try:
-            if codec is None:
-                return msgspec.json.decode(message, type=type)
-            loaded = codec.loads(message)
-            return loaded if type is Any else msgspec.convert(loaded, type)
+            return _decode_json(message, type, self._options.json)
         except (ValueError, RecursionError) as exc:
             raise InvalidMessage(1007, str(exc), message) from exc
 
@@ -311,7 +308,7 @@ class WebSocket:
 
     async def send_bytes(self, data: bytes | bytearray | memoryview) -> None:
         """Send a binary message; as `send`."""
-        await self._send(data if type(data) is bytes else _to_bytes(data))
+        await self._send(data if type(data) is bytes else _to_bytes(data, "send_bytes()"))
 
     async def send_json(self, data: Any, binary: bool = False) -> None:
         """Send compact JSON in UTF-8, as text, or as binary if `binary`.
@@ -484,18 +481,36 @@ class _WhileConnected:
             raise WebSocketDisconnect(*self._inbox.ended) from exc
         if exc is None:
             # The body ended in the same turn: the cancellation that is under
-            # way must not strike what comes after the block.
-            with suppress(asyncio.CancelledError):
+            # way must not strike what comes after the block.  One that
+            # somebody else asks for now is not swallowed.
+            try:
                 await asyncio.sleep(0)
+            except asyncio.CancelledError:
+                if self._task.cancelling() > self._cancelling:
+                    raise
             raise WebSocketDisconnect(*self._inbox.ended)
 
 
-def _to_bytes(data: object) -> bytes:
+def _decode_json(message: str | bytes, type: Any, codec: JSONCodec | None) -> Any:
+    pydantic = hasattr(type, "model_validate_json")
+    if codec is None:
+        if pydantic:
+            return type.model_validate_json(message)
+        return msgspec.json.decode(message, type=type)
+    loaded = codec.loads(message)
+    if type is Any:
+        return loaded
+    if pydantic:
+        return type.model_validate(loaded)
+    return msgspec.convert(loaded, type, str_keys=True)
+
+
+def _to_bytes(data: object, what: str) -> bytes:
     try:
         return bytes(memoryview(data))  # type: ignore[arg-type]  # that is what is tried
     except TypeError:
         raise TypeError(
-            f"send_bytes() takes bytes, bytearray or memoryview, not {type(data).__name__}"
+            f"{what} takes bytes, bytearray or memoryview, not {type(data).__name__}"
         ) from None
 
 
@@ -526,9 +541,7 @@ def check_response(
         raise TypeError(f"a status code is an int, not {type(status_code).__name__}")
     if not 200 <= status_code <= 599:
         raise ValueError(f"{status_code} is no status to reject a handshake with: use 200-599")
-    if isinstance(body, str):
-        raise TypeError("the body is bytes: encode it")
-    body = _to_bytes(body)
+    body = _to_bytes(body, "reject(body=…)")
     pairs = check_headers(headers, forbidden=REJECT_FORBIDDEN)
     names = {name for name, _ in pairs}
     if body and "content-type" not in names:

@@ -1,0 +1,96 @@
+"""What is in the wheel and in the source distribution.
+
+A wheel without the adapters passes every other test, for those run on the
+checkout.
+"""
+
+from __future__ import annotations
+
+import email
+import subprocess
+import sys
+import tarfile
+import zipfile
+from pathlib import Path
+
+import pytest
+
+ROOT = Path(__file__).parents[2]
+
+
+@pytest.fixture(scope="session")
+def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
+    """An sdist, and the wheel that is built from it."""
+    target = tmp_path_factory.mktemp("dist")
+    subprocess.run(
+        [sys.executable, "-m", "build", "--outdir", target, ROOT], check=True, timeout=300
+    )
+    (sdist,) = target.glob("*.tar.gz")
+    (wheel,) = target.glob("*.whl")
+    return sdist, wheel
+
+
+@pytest.fixture(scope="session")
+def wheel_files(distributions: tuple[Path, Path]) -> set[str]:
+    """The names in the wheel."""
+    with zipfile.ZipFile(distributions[1]) as archive:
+        return set(archive.namelist())
+
+
+def modules(folder: str) -> set[str]:
+    """The Python files that the checkout has in one folder."""
+    return {path.name for path in (ROOT / folder).glob("*.py")}
+
+
+@pytest.mark.timeout(300)
+@pytest.mark.parametrize(
+    ("folder", "installed"),
+    [
+        ("unisock", "unisock"),
+        ("adapters", "unisock/adapters"),
+        ("unisock/conformance", "unisock/conformance"),
+    ],
+)
+def test_the_wheel_holds_every_module(
+    wheel_files: set[str], folder: str, installed: str
+) -> None:
+    assert modules(folder)
+    assert {f"{installed}/{name}" for name in modules(folder)} <= wheel_files
+
+
+def test_the_wheel_is_typed(wheel_files: set[str]) -> None:
+    assert "unisock/py.typed" in wheel_files
+
+
+def test_the_wheel_has_one_top_level_package(wheel_files: set[str]) -> None:
+    tops = {name.partition("/")[0] for name in wheel_files}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"unisock"}
+
+
+def test_the_wheel_requires_two_packages_and_no_more(distributions: tuple[Path, Path]) -> None:
+    with zipfile.ZipFile(distributions[1]) as archive:
+        (name,) = (n for n in archive.namelist() if n.endswith(".dist-info/METADATA"))
+        metadata = email.message_from_bytes(archive.read(name))
+    required = metadata.get_all("Requires-Dist") or []
+    core = {entry for entry in required if "extra ==" not in entry}
+    assert {entry.split(">=")[0] for entry in core} == {"msgspec", "multidict"}
+    extras = {"starlette", "fastapi", "falcon", "flask", "all", "dev"}
+    assert extras <= set(metadata.get_all("Provides-Extra") or [])
+
+
+@pytest.mark.parametrize(
+    "path",
+    [
+        "adapters/starlette.py",
+        "unisock/py.typed",
+        "tests/packaging/test_distribution.py",
+        "examples/echo/handler.py",
+        "docs/reference/contract.md",
+        "CHANGELOG.md",
+        "LICENSE",
+    ],
+)
+def test_the_sdist_holds(distributions: tuple[Path, Path], path: str) -> None:
+    with tarfile.open(distributions[0]) as archive:
+        names = {name.partition("/")[2] for name in archive.getnames()}
+    assert path in names

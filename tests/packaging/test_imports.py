@@ -1,0 +1,160 @@
+"""What importing unisock imports, and what is said where a package is missing."""
+
+from __future__ import annotations
+
+import os
+import re
+import subprocess
+import sys
+from importlib.metadata import entry_points
+
+import pytest
+
+import unisock
+
+FRAMEWORKS = {"falcon", "fastapi", "flask", "starlette", "werkzeug"}
+SERVERS = {
+    "gevent", "geventwebsocket", "granian", "gunicorn", "hypercorn", "uvicorn",
+    "websockets", "wsproto",
+}  # fmt: skip
+COMMAND_LINE = {"argparse", "unisock.cli", "unisock.serving", "unisock.workers"}
+
+
+def python(*arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run a Python that nobody measures, for measuring imports packages too."""
+    environment = {k: v for k, v in os.environ.items() if not k.startswith("COVERAGE_")}
+    return subprocess.run(
+        [sys.executable, *arguments],
+        env=environment,
+        capture_output=True,
+        text=True,
+        check=False,
+        timeout=60,
+    )
+
+
+def imported(statement: str) -> set[str]:
+    """The modules that a statement imports, in a process of its own."""
+    result = python("-X", "importtime", "-c", statement)
+    assert result.returncode == 0, result.stderr
+    names = set(re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+([\w.]+)$", result.stderr, re.M))
+    assert "unisock.websocket" in names  # the report was understood
+    return names
+
+
+def test_unisock_imports_no_framework_no_server_and_no_command_line() -> None:
+    names = imported("import unisock")
+    tops = {name.partition(".")[0] for name in names}
+    assert not tops & (FRAMEWORKS | SERVERS)
+    assert not names & COMMAND_LINE
+    assert not [name for name in names if name.startswith("unisock.adapters")]
+
+
+@pytest.mark.parametrize(
+    ("adapter", "own"),
+    [
+        ("asgi", set[str]()),
+        ("starlette", {"starlette"}),
+        ("fastapi", {"fastapi", "starlette"}),
+        ("falcon", {"falcon"}),
+        ("flask", {"flask", "werkzeug"}),
+    ],
+)
+def test_an_adapter_imports_its_own_framework_only(adapter: str, own: set[str]) -> None:
+    tops = {name.partition(".")[0] for name in imported(f"import unisock.adapters.{adapter}")}
+    assert tops & FRAMEWORKS == own
+
+
+BLOCKED = """
+import sys
+
+class Blocker:
+    def find_spec(self, name, path=None, target=None):
+        if name.partition(".")[0] == {package!r}:
+            raise ModuleNotFoundError(f"No module named {{name!r}}", name=name)
+
+class App:
+    pass
+
+App.__module__ = "{framework}.app"  # how `mount` finds the adapter
+sys.meta_path.insert(0, Blocker())
+import unisock
+
+async def handler(ws): ...
+
+try:
+    unisock.mount(App(), "/ws", handler)
+except ModuleNotFoundError as exc:
+    print(exc)
+"""
+
+
+@pytest.mark.parametrize(
+    ("framework", "package"),
+    [
+        ("starlette", "starlette"),
+        ("fastapi", "fastapi"),
+        ("falcon", "falcon"),
+        ("flask", "flask"),
+        ("flask", "gevent"),
+        ("flask", "geventwebsocket"),
+        ("flask", "websockets"),
+    ],
+)
+def test_a_missing_package_is_named_with_the_command_that_installs_it(
+    framework: str, package: str
+) -> None:
+    result = python("-c", BLOCKED.format(framework=framework, package=package))
+    assert result.returncode == 0, result.stderr
+    assert f"needs the package {package}" in result.stdout
+    assert f"pip install 'unisock[{framework}]'" in result.stdout
+
+
+@pytest.mark.parametrize("name", ["starlette", "fastapi", "falcon", "flask"])
+def test_an_adapter_is_found_by_its_entry_point(name: str) -> None:
+    (entry,) = entry_points(group="unisock.adapters", name=name)
+    assert callable(entry.load().mount)
+
+
+def test_the_command_is_installed() -> None:
+    (entry,) = entry_points(group="console_scripts", name="unisock")
+    assert callable(entry.load())
+
+
+PUBLIC = {
+    "Address", "Capabilities", "Handler", "HandshakeRejected", "InvalidMessage", "InvalidState",
+    "JSONCodec", "Options", "State", "URL", "UnisockError", "WebSocket", "WebSocketDisconnect",
+    "WebSocketException", "mount",
+}  # fmt: skip
+
+
+def test_the_public_names_are_these() -> None:
+    assert set(unisock.__all__) == PUBLIC
+    assert all(hasattr(unisock, name) for name in PUBLIC)
+
+
+def test_a_star_import_gives_them_and_nothing_else() -> None:
+    names: dict[str, object] = {}
+    exec("from unisock import *", names)
+    del names["__builtins__"]
+    assert names.keys() == PUBLIC
+
+
+@pytest.mark.parametrize(
+    ("adapter", "names"),
+    [
+        ("asgi", {"ASGIApp"}),
+        ("starlette", {"endpoint", "mount"}),
+        ("fastapi", {"endpoint", "mount"}),
+        ("falcon", {"WebSocketResource", "mount", "responder"}),
+        ("flask", {"WebSocketHandler", "mount", "view"}),
+        ("gunicorn", {"WebSocketWorker"}),
+    ],
+)
+def test_an_adapter_has_the_names_that_are_documented(adapter: str, names: set[str]) -> None:
+    # Not imported here: gunicorn's worker patches the process that imports it.
+    result = python(
+        "-c", f"import unisock.adapters.{adapter} as a; print(*dir(a))"
+    )
+    assert result.returncode == 0, result.stderr
+    assert names <= set(result.stdout.split())

@@ -1,0 +1,232 @@
+"""What a handler reads of the handshake, and the headers that it may answer with."""
+
+from __future__ import annotations
+
+import pytest
+
+from unisock import URL, Address, State
+from unisock.handshake import ACCEPT_FORBIDDEN, check_headers
+
+from tests.unit.memory import MemoryHandshake, StatefulHandshake
+
+
+def cookies(*headers: str) -> dict[str, str]:
+    return MemoryHandshake(raw_headers=[("Cookie", h) for h in headers]).cookies
+
+
+class TestURL:
+    def test_it_is_the_url_as_a_str(self) -> None:
+        handshake = MemoryHandshake(
+            scheme="wss",
+            raw_path="/a%20b/%2F",
+            query_string="x=%20&y",
+            raw_headers=[("host", "App.Example:8443")],
+        )
+        url = handshake.url
+        assert url == "wss://App.Example:8443/a%20b/%2F?x=%20&y"
+        assert (url.scheme, url.hostname, url.port) == ("wss", "app.example", 8443)
+        assert (url.path, url.query) == ("/a b//", "x=%20&y")
+
+    def test_without_host_and_query(self) -> None:
+        url = MemoryHandshake(raw_headers=[]).url
+        assert url == "ws:///"
+        assert (url.hostname, url.port, url.path, url.query) == (None, None, "/", "")
+
+    @pytest.mark.parametrize(
+        ("url", "path", "query"),
+        [
+            ("ws://h", "", ""),
+            ("ws://h?a=1", "", "a=1"),
+            ("ws://h/p?a?b", "/p", "a?b"),
+            ("ws://h/p?", "/p", ""),
+            ("ws://h/?u=ws://x/y", "/", "u=ws://x/y"),
+            ("ws://h//x", "//x", ""),
+            ("ws://h/%C3%A9", "/é", ""),
+            ("ws://h/%ff", "/\ufffd", ""),
+            ("ws://h/%zz%", "/%zz%", ""),
+            ("ws://h/a+b", "/a+b", ""),
+            ("ws://h/a%00b", "/a\0b", ""),
+            ("ws://h/p#f", "/p", ""),
+        ],
+    )
+    def test_path_and_query(self, url: str, path: str, query: str) -> None:
+        assert (URL(url).path, URL(url).query) == (path, query)
+
+    @pytest.mark.parametrize(
+        ("host", "hostname", "port"),
+        [
+            ("[::1]:80", "::1", 80),
+            ("[::1]", "::1", None),
+            ("[::1", None, None),
+            ("h:99999", "h", None),
+            ("h:x", "h", None),
+            ("h:", "h", None),
+            ("", None, None),
+        ],
+    )
+    def test_no_host_that_a_client_sends_raises(
+        self, host: str, hostname: str | None, port: int | None
+    ) -> None:
+        url = MemoryHandshake(raw_path="/p", query_string="q", raw_headers=[("host", host)]).url
+        assert (url.hostname, url.port) == (hostname, port)
+        assert (url.scheme, url.path, url.query) == ("ws", "/p", "q")
+
+    @pytest.mark.parametrize("host", ["h/admin", "h?x=1", "h#f", "h/admin?x", "h\\admin"])
+    def test_the_host_header_cannot_pass_for_a_path(self, host: str) -> None:
+        url = MemoryHandshake(raw_path="/p", query_string="q", raw_headers=[("host", host)]).url
+        assert url == "ws://h/p?q"
+
+
+class TestHeaders:
+    def test_names_are_lower_case_and_read_in_any(self) -> None:
+        headers = MemoryHandshake(raw_headers=[("X-Tag", "a"), ("x-tag", "b")]).headers
+        assert list(headers.items()) == [("x-tag", "a"), ("x-tag", "b")]
+        assert headers["X-TAG"] == "a"
+        assert headers.getall("x-Tag") == ["a", "b"]
+        assert "x-other" not in headers
+        with pytest.raises(TypeError):
+            headers["a"] = "b"  # type: ignore[index]  # read-only: that is the test
+
+    def test_query_parameters_keep_order_blanks_and_repetitions(self) -> None:
+        query = MemoryHandshake(query_string="x=1&y=&x=%C3%A9&z&&w=a+b&bad=%ff").query_params
+        assert list(query.items()) == [
+            ("x", "1"),
+            ("y", ""),
+            ("x", "é"),
+            ("z", ""),
+            ("w", "a b"),
+            ("bad", "\ufffd"),
+        ]
+        assert (query["x"], query.getall("x")) == ("1", ["1", "é"])
+
+    def test_subprotocols_come_from_every_line_in_order(self) -> None:
+        name = "Sec-WebSocket-Protocol"
+        handshake = MemoryHandshake(raw_headers=[(name, "b, a"), (name, " ,c,"), (name, "")])
+        assert handshake.subprotocols == ("b", "a", "c")
+        assert MemoryHandshake().subprotocols == ()
+
+    def test_the_client_has_names(self) -> None:
+        client = MemoryHandshake(client=Address("::1", 5)).client
+        assert client is not None
+        assert (client.host, client.port) == ("::1", 5)
+
+
+class TestCookies:
+    def test_the_first_of_a_name_wins_over_all_lines(self) -> None:
+        assert cookies("d=1; d=2; e=5", "e=6; f=7") == {"d": "1", "e": "5", "f": "7"}
+
+    @pytest.mark.parametrize(
+        ("header", "expected"),
+        [
+            ("a=1;b=2;;  c = 3 ;", {"a": "1", "b": "2", "c": "3"}),
+            ("a=", {"a": ""}),
+            ("a=b=c==", {"a": "b=c=="}),
+            ('a="x"', {"a": "x"}),
+            ('a=""', {"a": ""}),
+            ('a="', {"a": '"'}),
+            ('a="x', {"a": '"x'}),
+            (r'a="q\"q\\\073"', {"a": 'q"q\\;'}),
+            (r'a="\351"', {"a": "é"}),
+            (r'a="\9\777"', {"a": "9777"}),
+            (r"a=\073", {"a": r"\073"}),
+            ("token", {}),
+            ("=x", {}),
+            ("na me=x; ok=1", {"ok": "1"}),
+            ("a=b\x00; ok=1", {"ok": "1"}),
+            ("a=b\tc", {"a": "b\tc"}),
+            ("é=1; a=é", {"a": "é"}),
+            ("", {}),
+        ],
+    )
+    def test_what_is_no_cookie_is_left_out(self, header: str, expected: dict[str, str]) -> None:
+        assert cookies(header) == expected
+
+
+class TestState:
+    def test_attributes_and_items_are_the_same(self) -> None:
+        state = State()
+        state.user = "ada"
+        state["room"] = 7
+        assert (state["user"], state.room, len(state)) == ("ada", 7, 2)
+        assert dict(state) == {"user": "ada", "room": 7}
+        assert repr(state) == "State({'user': 'ada', 'room': 7})"
+        del state.user
+        del state["room"]
+        assert not state
+        assert state.get("user") is None
+
+    def test_what_was_never_set_is_an_attribute_error(self) -> None:
+        state = State()
+        with pytest.raises(AttributeError, match="'user'"):
+            _ = state.user
+        with pytest.raises(AttributeError, match="'user'"):
+            del state.user
+        with pytest.raises(KeyError):
+            _ = state["user"]
+        with pytest.raises(KeyError):
+            del state["user"]
+        assert not hasattr(state, "user")
+
+    def test_a_name_that_could_not_be_read_back_is_refused(self) -> None:
+        state = State()
+        with pytest.raises(AttributeError, match=r"state\['items'\]"):
+            state.items = []  # type: ignore[method-assign,assignment]  # that is the test
+        state["items"] = [1]
+        assert state["items"] == [1]
+
+    def test_it_lies_over_what_the_framework_keeps(self) -> None:
+        handshake = StatefulHandshake({"user": "ada"})
+        assert handshake.state.user == "ada"
+        handshake.state.user = "eve"
+        assert handshake.kept == {"user": "eve"}
+        assert handshake.state is handshake.state
+
+    def test_two_connections_share_nothing(self) -> None:
+        first, second = MemoryHandshake(), MemoryHandshake()
+        first.state.x = 1
+        assert "x" not in second.state
+
+
+class TestCheckHeaders:
+    def test_pairs_and_mappings(self) -> None:
+        pairs = [("X-A", " v\tw "), ("x-a", "")]
+        expected = [("x-a", "v\tw"), ("x-a", "")]
+        assert check_headers(pairs, forbidden=ACCEPT_FORBIDDEN) == expected
+        assert check_headers(iter(pairs), forbidden=ACCEPT_FORBIDDEN) == expected
+        assert check_headers({"X-A": "é"}, forbidden=ACCEPT_FORBIDDEN) == [("x-a", "é")]
+        assert check_headers(None, forbidden=ACCEPT_FORBIDDEN) == []
+
+    @pytest.mark.parametrize(
+        ("name", "value"),
+        [
+            ("", "x"),
+            ("a b", "x"),
+            ("a:", "x"),
+            ("a\n", "x"),
+            ("é", "x"),
+            ("a", "x\r\nSet-Cookie: y"),
+            ("a", "x\ny"),
+            ("a", "x\0"),
+            ("a", "x\x7f"),
+            ("a", "€"),
+            ("a", "\ud800"),
+            ("Sec-WebSocket-Protocol", "x"),
+            ("sec-websocket-accept", "x"),
+            ("SEC-WEBSOCKET-ANYTHING", "x"),
+            ("Connection", "close"),
+            ("Transfer-Encoding", "chunked"),
+        ],
+    )
+    def test_what_may_not_be_sent(self, name: str, value: str) -> None:
+        with pytest.raises(ValueError):
+            check_headers([(name, value)], forbidden=ACCEPT_FORBIDDEN)
+
+    @pytest.mark.parametrize(
+        "headers", ["a: b", b"a: b", 5, [("a", 1)], [(b"a", b"b")], {"a": None}, [5]]
+    )
+    def test_wrong_types(self, headers: object) -> None:
+        with pytest.raises(TypeError):
+            check_headers(
+                headers,  # type: ignore[arg-type]  # that is the test
+                forbidden=ACCEPT_FORBIDDEN,
+            )

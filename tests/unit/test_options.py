@@ -1,0 +1,180 @@
+"""The options of a mounted handler, and the check of origins."""
+
+from __future__ import annotations
+
+import json
+import math
+from typing import Any
+
+import pytest
+
+from unisock import Options
+from unisock.options import normalise_origin
+
+
+def allows(origin: str, host: str, **options: Any) -> bool:
+    return Options.parse(options).allows_origin(origin, host)
+
+
+class TestOptions:
+    def test_the_defaults(self) -> None:
+        options = Options.parse({})
+        assert options.max_message_size == 16 * 1024 * 1024
+        assert options.json is None
+        assert options.allowed_origins == frozenset()
+
+    @pytest.mark.parametrize(
+        ("name", "hint"),
+        [("origin", "origins"), ("max_messages_size", "max_message_size"), ("orgins", "origins")],
+    )
+    def test_an_unknown_option_names_the_nearest(self, name: str, hint: str) -> None:
+        with pytest.raises(TypeError, match=f"{name}.*did you mean '{hint}'"):
+            Options.parse({name: 1})
+
+    def test_an_unknown_option_lists_the_known(self) -> None:
+        with pytest.raises(TypeError, match="'xyz' .known here: origins, json") as caught:
+            Options.parse({"xyz": 1})
+        assert "did you mean" not in str(caught.value)
+
+    def test_what_is_computed_is_no_option(self) -> None:
+        with pytest.raises(TypeError, match="unknown option"):
+            Options.parse({"allowed_origins": frozenset()})
+
+    @pytest.mark.parametrize("name", ["max_message_size", "max_queue", "max_queue_size"])
+    @pytest.mark.parametrize("value", [True, 1.5, "1", None])
+    def test_sizes_are_ints(self, name: str, value: object) -> None:
+        with pytest.raises(TypeError, match=name):
+            Options.parse({name: value})
+
+    @pytest.mark.parametrize(
+        "name", ["max_message_size", "max_queue", "max_queue_size", "close_timeout"]
+    )
+    @pytest.mark.parametrize("value", [0, -1])
+    def test_sizes_are_positive(self, name: str, value: object) -> None:
+        with pytest.raises(ValueError, match=name):
+            Options.parse({name: value})
+
+    def test_a_time_is_a_number(self) -> None:
+        assert Options.parse({"close_timeout": 0.5}).close_timeout == 0.5
+        with pytest.raises(ValueError, match="close_timeout"):
+            Options.parse({"close_timeout": math.nan})
+        with pytest.raises(TypeError, match="close_timeout"):
+            Options.parse({"close_timeout": "5"})
+
+    @pytest.mark.parametrize("codec", [object(), "json", type("Half", (), {"dumps": len})()])
+    def test_a_codec_has_both_functions(self, codec: object) -> None:
+        with pytest.raises(TypeError, match="dumps and loads"):
+            Options.parse({"json": codec})
+
+    def test_a_module_is_a_codec(self) -> None:
+        assert Options.parse({"json": json}).json is json
+
+
+class TestOrigins:
+    @pytest.mark.parametrize(
+        ("origin", "host"),
+        [
+            ("http://app.example", "app.example"),
+            ("https://app.example", "app.example"),  # behind a proxy that ends TLS
+            ("HTTP://APP.example", "app.EXAMPLE"),
+            ("http://app.example", "app.example:80"),
+            ("https://app.example", "app.example:443"),
+            ("https://app.example:443", "app.example"),
+            ("http://app.example:8000", "app.example:8000"),
+            ("http://[::1]:8000", "[::1]:8000"),
+            ("http://[::1]", "[::1]:80"),
+            ("http://[2001:DB8::1]", "[2001:db8::1]"),
+        ],
+    )
+    def test_the_own_host(self, origin: str, host: str) -> None:
+        assert allows(origin, host)
+
+    @pytest.mark.parametrize(
+        ("origin", "host"),
+        [
+            ("http://evil.example", "app.example"),
+            ("http://app.example.evil.example", "app.example"),
+            ("http://app.example@evil.example", "app.example"),
+            ("http://app.example:8000", "app.example"),
+            ("http://app.example", "app.example:8000"),
+            ("https://app.example", "app.example:80"),
+            ("http://app.example", "[::1]"),
+            ("http://[::1]", "[::1"),
+            ("null", "null"),
+            ("null", ""),
+            ("", ""),
+            ("http://", ""),
+            ("http://app.example", ""),
+            ("app.example", "app.example"),
+            ("http://app.example/", "app.example"),
+            ("http://app.example?x", "app.example"),
+            ("http://app.example#", "app.example"),
+            ("http://app.example http://evil.example", "app.example"),
+            ("http://app.example,http://evil.example", "app.example"),
+            ("http://app.example:99999", "app.example:99999"),
+            ("http://app.example:x", "app.example:x"),
+            ("http://[::1", "[::1"),
+            ("http://app.example\t", "app.example"),
+            ("http://app.example", "app.example/x"),
+            ("http://app.example", "user@app.example"),
+        ],
+    )
+    def test_others_are_refused(self, origin: str, host: str) -> None:
+        assert not allows(origin, host)
+
+    def test_a_list_adds_origins(self) -> None:
+        origins = ["https://Other.example:443", "null", "http://[::1]:5000"]
+        assert allows("https://other.example", "app.example", origins=origins)
+        assert allows("null", "app.example", origins=origins)
+        assert allows("http://[::1]:5000", "app.example", origins=iter(origins))
+        assert allows("http://app.example", "app.example", origins=origins)
+        assert not allows("http://other.example", "app.example", origins=origins)
+        assert not allows("http://evil.example", "app.example", origins=origins)
+
+    def test_a_star_allows_whatever_is_sent(self) -> None:
+        assert allows("http://evil.example", "app.example", origins="*")
+        assert allows("nonsense", "", origins="*")
+
+    @pytest.mark.parametrize("origins", ["https://app.example", b"*", 5])
+    def test_a_list_is_wanted(self, origins: object) -> None:
+        with pytest.raises(TypeError, match="origins="):
+            Options.parse({"origins": origins})
+
+    def test_of_str(self) -> None:
+        with pytest.raises(TypeError, match="an origin is a str"):
+            Options.parse({"origins": [b"https://app.example"]})
+
+    def test_a_star_in_a_list_is_told(self) -> None:
+        with pytest.raises(ValueError, match=r"origins='\*'"):
+            Options.parse({"origins": ["*"]})
+
+    @pytest.mark.parametrize(
+        "origin",
+        [
+            "app.example",
+            "https://app.example/",
+            "https://app.example/path",
+            "https://",
+            "https://a b",
+            "https://a:x",
+            "https://*.app.example:*",
+            "",
+        ],
+    )
+    def test_what_is_no_origin_is_told_at_mount(self, origin: str) -> None:
+        with pytest.raises(ValueError):
+            Options.parse({"origins": [origin]})
+
+    @pytest.mark.parametrize(
+        ("origin", "normal"),
+        [
+            ("null", "null"),
+            ("ws://h:80", "ws://h"),
+            ("wss://h:443", "wss://h"),
+            ("https://h:80", "https://h:80"),
+            ("chrome-extension://abcdef", "chrome-extension://abcdef"),
+            ("http://h:", "http://h"),
+        ],
+    )
+    def test_normal_form(self, origin: str, normal: str) -> None:
+        assert normalise_origin(origin) == normal

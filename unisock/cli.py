@@ -1,0 +1,276 @@
+"""The command line: ``unisock serve MODULE:HANDLER --on FRAMEWORK``.
+
+Whatever is wrong with the arguments is one line on stderr and exit status 2.
+"""
+
+from __future__ import annotations
+
+import argparse
+import difflib
+import importlib
+import logging
+import operator
+import os
+import signal
+import socket
+import sys
+import traceback
+from collections.abc import Callable, Sequence
+from typing import Any, NoReturn
+
+from . import __version__
+from .options import normalise_origin
+from .paths import PathTemplate
+from .serving import FRAMEWORKS, ServeError, Service, bind, prepare
+from .session import Handler, check_handler
+from .workers import STOP_SIGNALS, serve_all, worker
+
+_DESCRIPTION = """\
+Run a WebSocket handler on a framework, with the server that its users run:
+uvicorn, and gevent's WSGIServer for flask.  The current directory is searched
+for MODULE first.  Ctrl-C or SIGTERM stops it.
+"""
+_EPILOG = f"""\
+--on all starts one process for each framework, on consecutive ports from
+--port on, in this order: {", ".join(FRAMEWORKS)}.
+With --port 0 each takes a free one.
+
+examples:
+  unisock serve chat:room --on fastapi
+  unisock serve chat:room --on all --path /rooms/{{room}} --port 9000
+"""
+
+
+def main(argv: Sequence[str] | None = None) -> int:
+    """Run a command; return its exit status."""
+    args = _parser().parse_args(argv)
+    try:
+        # Until a server handles them, both end the process without a word.
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.default_int_handler)
+        _serve(args)
+    except ServeError as exc:
+        print(f"unisock serve: {exc}", file=sys.stderr)
+        return exc.status
+    except KeyboardInterrupt:
+        return 0
+    return 0
+
+
+def _serve(args: argparse.Namespace) -> None:
+    name = f"{args.on} " if args.worker else ""
+    logging.basicConfig(
+        level=args.log_level.upper(), format=f"{name}%(levelname)s %(name)s: %(message)s"
+    )
+    if args.on == "all":
+        load_handler(args.handler)  # what is wrong with it is said once
+        serve_all(args.host, args.port, _worker_arguments(args), lambda ports: _tell(args, ports))
+    elif args.worker:
+        listener, parent = _inherited(args.worker)
+        with worker(parent) as on_started:
+            prepare(args.on, _service(args))(listener, on_started)
+    else:
+        run = prepare(args.on, _service(args))
+        listener = bind(args.host, args.port)
+        ports = {args.on: listener.getsockname()[1]}
+        run(listener, lambda: _tell(args, ports))
+
+
+def _service(args: argparse.Namespace) -> Service:
+    return Service(load_handler(args.handler), args.path, _origins(args))
+
+
+def _origins(args: argparse.Namespace) -> Any:
+    listed = [origin for group in args.origins for origin in group]
+    return "*" if "*" in listed else listed
+
+
+def _worker_arguments(args: argparse.Namespace) -> list[str]:
+    origins = [f"--origins={','.join(group)}" for group in args.origins]
+    return [
+        "serve",
+        args.handler,
+        f"--path={args.path}",
+        f"--log-level={args.log_level}",
+        *origins,
+    ]
+
+
+def _inherited(descriptors: list[int]) -> list[socket.socket]:
+    for descriptor in descriptors:
+        os.set_inheritable(descriptor, False)  # not the handler's processes too
+    sockets = [socket.socket(fileno=descriptor) for descriptor in descriptors]
+    sockets[0].setblocking(False)
+    return sockets
+
+
+def _tell(args: argparse.Namespace, ports: dict[str, int]) -> None:
+    host = f"[{args.host}]" if ":" in args.host else args.host
+    for name, port in ports.items():
+        label = f"{name:<10} " if args.on == "all" else ""
+        print(f"{label}ws://{host}:{port}{args.path}", flush=True)
+
+
+# The handler
+
+
+def load_handler(spec: str) -> Handler:
+    """Import the handler that ``MODULE:HANDLER`` names.
+
+    Raises:
+        ServeError: there is none, or its module cannot be imported.
+    """
+    module_name, _, attribute = spec.partition(":")
+    sys.path.insert(0, "")  # the current directory
+    try:
+        module = importlib.import_module(module_name)
+    except (Exception, SystemExit) as exc:
+        raise ServeError(_why_not_imported(exc, module_name)) from exc
+    try:
+        return check_handler(operator.attrgetter(attribute)(module))
+    except AttributeError as exc:
+        raise ServeError(f"{spec}: {exc}{_suggestion(exc)}") from exc
+    except TypeError as exc:
+        raise ServeError(f"{spec}: {exc}") from exc
+
+
+def _why_not_imported(exc: BaseException, module_name: str) -> str:
+    missing = exc.name if isinstance(exc, ModuleNotFoundError) else None
+    if missing and f"{module_name}.".startswith(f"{missing}."):
+        hint = ": leave out the .py" if module_name.endswith(".py") else ""
+        return f"there is no module {missing!r} in {os.getcwd()} or where Python looks{hint}"
+    return f"importing {module_name} failed: {type(exc).__name__}: {_what_and_where(exc)}"
+
+
+def _what_and_where(exc: BaseException) -> str:
+    if isinstance(exc, SyntaxError):
+        return str(exc)  # it says where
+    # The innermost module that was being imported, not a function that it called.
+    lines = [f for f in traceback.extract_tb(exc.__traceback__) if f.name == "<module>"]
+    where = f" ({lines[-1].filename}, line {lines[-1].lineno})" if lines else ""
+    return f"{exc}{where}"
+
+
+def _suggestion(exc: AttributeError) -> str:
+    close = difflib.get_close_matches(str(exc.name), dir(exc.obj), n=1)
+    return f"; did you mean {close[0]!r}?" if close else ""
+
+
+# The arguments
+
+
+class _Parser(argparse.ArgumentParser):
+    """A parser that complains in one line."""
+
+    def error(self, message: str) -> NoReturn:
+        line = " ".join(message.split())
+        self.exit(2, f"{self.prog}: {line} (see {self.prog} --help)\n")
+
+
+def _parser() -> argparse.ArgumentParser:
+    parser = _Parser(prog="unisock", description="One WebSocket handler for every framework.")
+    parser.add_argument("--version", action="version", version=f"unisock {__version__}")
+    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    serve = commands.add_parser(
+        "serve",
+        help="run a handler on a framework",
+        description=_DESCRIPTION,
+        epilog=_EPILOG,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
+    serve.add_argument(
+        "handler",
+        metavar="MODULE:HANDLER",
+        type=_spec,
+        help="the handler: an async function, or an object with an async __call__",
+    )
+    serve.add_argument(
+        "--on", required=True, choices=[*FRAMEWORKS, "all"], help="the framework, or all of them"
+    )
+    serve.add_argument("--host", type=_host, default="127.0.0.1", help="default: %(default)s")
+    serve.add_argument(
+        "--port", type=_port, default=8000, help="0 for any that is free; default: %(default)s"
+    )
+    serve.add_argument(
+        "--path",
+        type=_path,
+        default="/",
+        help="where the handler is mounted, as /rooms/{room}; asgi serves every path; "
+        "default: %(default)s",
+    )
+    serve.add_argument(
+        "--origins",
+        type=_origin_list,
+        action="append",
+        default=[],
+        metavar="ORIGIN[,ORIGIN]",
+        help="origins of web pages allowed beside the own host, or * for all; may be repeated",
+    )
+    serve.add_argument(
+        "--log-level",
+        choices=("critical", "error", "warning", "info", "debug"),
+        default="info",
+        help="default: %(default)s",
+    )
+    serve.add_argument("--worker", type=_descriptors, help=argparse.SUPPRESS)
+    return parser
+
+
+def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
+    """An argparse type of `check`, whose message argparse would hide."""
+
+    def convert(text: str) -> Any:
+        try:
+            return check(text)
+        except ValueError as exc:
+            raise argparse.ArgumentTypeError(str(exc)) from exc
+
+    return convert
+
+
+@_argument
+def _spec(text: str) -> str:
+    module, colon, attribute = text.partition(":")
+    names = [*module.split("."), *attribute.split(".")]
+    if not colon or not all(name.isidentifier() for name in names):
+        raise ValueError(f"{text!r} is not MODULE:HANDLER: write it as chat:room or app.chat:room")
+    return text
+
+
+@_argument
+def _host(text: str) -> str:
+    host = text.removeprefix("[").removesuffix("]")
+    if not host:
+        raise ValueError("it is empty: use 0.0.0.0 for every address of this machine")
+    return host
+
+
+@_argument
+def _port(text: str) -> int:
+    if not text.isdecimal() or int(text) > 65535:
+        raise ValueError(f"{text!r} is no port: use 0 to 65535")
+    return int(text)
+
+
+@_argument
+def _path(text: str) -> str:
+    PathTemplate.parse(text)
+    return text
+
+
+@_argument
+def _origin_list(text: str) -> list[str]:
+    origins = text.split(",")
+    for origin in origins:
+        try:
+            normalise_origin(origin if origin != "*" else "null")
+        except ValueError:
+            raise ValueError(
+                f"{origin!r} is not an origin: write it as https://app.example, or * for all"
+            ) from None
+    return origins
+
+
+@_argument
+def _descriptors(text: str) -> list[int]:
+    return [int(number) for number in text.split(":")]

@@ -1,0 +1,397 @@
+"""Section 7 of the contract: closing."""
+
+from __future__ import annotations
+
+import asyncio
+import contextlib
+import gc
+import json
+import os
+import signal
+import threading
+from collections.abc import Awaitable, Callable
+from dataclasses import dataclass
+
+from websockets.exceptions import InvalidStatus
+
+from unisock import HandshakeRejected, WebSocket, WebSocketDisconnect, WebSocketException
+
+from .harness import Server, clause, http_error, journal, mounted, spare_server
+
+SECRET = "the-word-of-the-error"
+
+# 7.1 close()
+
+_FORBIDDEN = [-1, 0, 999, 1004, 1005, 1006, 1015, 1016, 2000, 2999, 5000, 65536]
+_ALLOWED = [1000, 1001, 1002, 1003, *range(1007, 1015), 3000, 3999, 4000, 4999]
+
+
+@mounted("/closing/forbidden")
+async def close_with_forbidden_codes(ws: WebSocket) -> None:
+    """Close with what may not be sent, then go on."""
+    await ws.accept()
+    errors = []
+    for code in _FORBIDDEN:
+        for close in (ws.close(code), _raise_exception(code)):
+            try:
+                await close
+            except Exception as exc:
+                errors.append(type(exc).__name__)
+    await ws.send_json(errors)
+    await ws.send(await ws.receive())
+
+
+async def _raise_exception(code: int) -> None:
+    raise WebSocketException(code)
+
+
+@clause("7.1")
+async def test_a_code_that_may_not_be_sent_raises_and_nothing_is_sent(server: Server) -> None:
+    """A ValueError each, and the connection goes on."""
+    async with server.connect("/closing/forbidden") as client:
+        assert json.loads(await client.recv()) == ["ValueError"] * 2 * len(_FORBIDDEN)
+        await client.send("still open")
+        assert await client.recv() == "still open"
+        assert await client.closed() == (1000, "")
+
+
+@mounted("/closing/with")
+async def close_as_told(ws: WebSocket) -> None:
+    """Close with the code and the reason received, then again in other words."""
+    await ws.accept()
+    code, reason = await ws.receive_json(tuple[int, str])
+    if code == 1000 and not reason:
+        await asyncio.gather(ws.close(), ws.close(4001, "at once"))
+    else:
+        await ws.close(code, reason)
+    await ws.close()
+    await ws.close(4002, "again")
+    journal(ws, "closed", code=ws.close_code, reason=ws.close_reason)
+
+
+_REASONS = {
+    "": "",
+    "gr\u00fcnde": "gr\u00fcnde",
+    "r" * 123: "r" * 123,
+    "r" * 124: "r" * 123,
+    "\u00fc" * 62: "\u00fc" * 61,
+    "x" + "\u00fc" * 62: "x" + "\u00fc" * 61,
+    "\u20ac" * 42: "\u20ac" * 41,
+    "xx" + "\u20ac" * 41: "xx" + "\u20ac" * 40,
+    "\U0001f600" * 31: "\U0001f600" * 30,
+    "r" * 100_000: "r" * 123,
+}
+
+
+@clause("7.1")
+async def test_each_code_and_reason_arrives_and_again_is_a_no_op(server: Server) -> None:
+    """The default is 1000; a long reason is cut at a character; the first close counts."""
+    closes = [(code, f"reason {code}") for code in _ALLOWED]
+    closes += [(4000, reason) for reason in _REASONS]
+    for code, reason in (*closes, (1000, "")):
+        async with server.connect("/closing/with") as client:
+            await client.send(json.dumps([code, reason]))
+            expected = (code, _REASONS.get(reason, reason))
+            assert await client.closed() == expected
+            closed = await client.journal("closed")
+            assert (closed["code"], closed["reason"]) == expected
+
+
+# 7.2 How a handler ends
+
+
+async def _return(ws: WebSocket) -> None:
+    ws.state.returned = True
+
+
+async def _raise_websocket_exception(ws: WebSocket) -> None:
+    raise WebSocketException(4321, "as told")
+
+
+async def _let_disconnect_escape(ws: WebSocket) -> None:
+    await ws.wait_closed()
+    await ws.receive()
+
+
+async def _raise_disconnect(ws: WebSocket) -> None:
+    raise WebSocketDisconnect(1000)
+
+
+async def _reject(ws: WebSocket) -> None:
+    raise HandshakeRejected(429, b"slow down", {"retry-after": "5"})
+
+
+async def _http_error(ws: WebSocket) -> None:
+    raise http_error(404)
+
+
+async def _raise(ws: WebSocket) -> None:
+    raise LookupError(SECRET)
+
+
+async def _cancel(ws: WebSocket) -> None:
+    task = asyncio.current_task()
+    assert task is not None
+    task.cancel()
+    await asyncio.Event().wait()
+
+
+_HOWS: dict[str, Callable[[WebSocket], Awaitable[None]]] = {
+    "return": _return,
+    "exception": _raise_websocket_exception,
+    "disconnect": _let_disconnect_escape,
+    "raised-disconnect": _raise_disconnect,
+    "rejected": _reject,
+    "http-error": _http_error,
+    "error": _raise,
+    "cancelled": _cancel,
+}
+
+
+@mounted("/closing/ends/{when}/{how}")
+async def end_as_told(ws: WebSocket) -> None:
+    """Accept or not, then end, alone or in a task group."""
+    if ws.path_params["when"] == "open":
+        await ws.accept()
+    how = _HOWS[ws.path_params["how"]]
+    if "group" not in ws.query_params:
+        await how(ws)
+        return
+    async with asyncio.TaskGroup() as outer:
+        outer.create_task(_in_a_group(how, ws))
+        outer.create_task(asyncio.Event().wait())
+
+
+async def _in_a_group(how: Callable[[WebSocket], Awaitable[None]], ws: WebSocket) -> None:
+    async with asyncio.TaskGroup() as inner:
+        inner.create_task(how(ws))
+        inner.create_task(asyncio.Event().wait())
+
+
+@dataclass(frozen=True)
+class _Before:
+    """What a handler that ends before `accept` leads to."""
+
+    how: str
+    status: int
+    log: str = ""
+
+
+_BEFORE = [
+    _Before("return", 403, "returned without accept() or reject()"),
+    _Before("exception", 403),
+    _Before("raised-disconnect", 403),
+    _Before("rejected", 429),
+    _Before("http-error", 404),
+    _Before("error", 500, SECRET),
+    _Before("error?group", 500, SECRET),
+    _Before("exception?group", 403),
+    _Before("rejected?group", 429),
+    _Before("http-error?group", 404),
+]
+
+
+async def _rejection(server: Server, path: str) -> InvalidStatus:
+    with contextlib.suppress(ConnectionError):
+        try:
+            async with server.connect(path):
+                raise AssertionError(f"{path} was accepted")
+        except InvalidStatus as exc:
+            return exc
+    raise AssertionError(f"{path} was not answered")
+
+
+@clause("7.2")
+async def test_how_a_handler_ends_before_accept(server: Server) -> None:
+    """The status of the table, and as many words in the log as it says."""
+    for case in _BEFORE:
+        mark = server.log_mark()
+        response = (await _rejection(server, f"/closing/ends/before/{case.how}")).response
+        assert response.status_code == case.status, case
+        assert SECRET.encode() not in (response.body or b"")
+        if case.how.startswith("rejected"):
+            assert response.body == b"slow down"
+            assert response.headers["retry-after"] == "5"
+        _check_log(server.log_since(mark), case.log)
+
+
+def _check_log(log: str, expected: str) -> None:
+    if expected == SECRET:
+        assert log.count(f"LookupError: {SECRET}") == 1, log
+    else:
+        assert "Traceback" not in log, log
+        if expected:
+            assert log.count(expected) == 1, log
+
+
+@dataclass(frozen=True)
+class _Open:
+    """What a handler that ends with the connection open leads to."""
+
+    how: str
+    code: int
+    reason: str = ""
+    log: str = ""
+
+
+_OPEN = [
+    _Open("return", 1000),
+    _Open("exception", 4321, "as told"),
+    _Open("raised-disconnect", 1000),
+    _Open("rejected", 4429),
+    _Open("http-error", 4404, "Not Found"),
+    _Open("error", 1011, log=SECRET),
+    _Open("cancelled", 1012),
+    _Open("exception?group", 4321, "as told"),
+    _Open("rejected?group", 4429),
+    _Open("http-error?group", 4404, "Not Found"),
+    _Open("error?group", 1011, log=SECRET),
+]
+
+
+@clause("7.2")
+async def test_how_a_handler_ends_with_the_connection_open(server: Server) -> None:
+    """The code and the reason of the table, and as many words in the log as it says."""
+    for case in _OPEN:
+        mark = server.log_mark()
+        async with server.connect(f"/closing/ends/open/{case.how}") as client:
+            assert await client.closed() == (case.code, case.reason), case
+        if case.how != "cancelled":
+            _check_log(server.log_since(mark), case.log)
+
+
+@clause("7.2")
+async def test_an_escaping_disconnect_is_a_normal_end(server: Server) -> None:
+    """Not a word of it in the log."""
+    for how in ("disconnect", "disconnect?group"):
+        mark = server.log_mark()
+        async with server.connect(f"/closing/ends/open/{how}") as client:
+            await client.close(4004, "left")
+        async with server.connect("/closing/ends/open/return") as client:
+            await client.closed()
+        log = server.log_since(mark)
+        assert "Traceback" not in log, log
+        assert "Disconnect" not in log, log
+
+
+# 7.3 Shutdown
+
+
+@mounted("/closing/shutdown/{how}")
+async def run_until_shutdown(ws: WebSocket) -> None:
+    """Receive, sleep, wait or send; journal how that ended, and the `finally`."""
+    await ws.accept()
+    await ws.send_text("ready")
+    try:
+        match ws.path_params["how"]:
+            case "receive":
+                await ws.receive()
+            case "sleep":
+                while not ws.closed:
+                    await asyncio.sleep(0.01)
+                await ws.receive()
+            case "while-connected":
+                async with ws.while_connected():
+                    await asyncio.Event().wait()
+            case _:
+                while True:
+                    await ws.send_text("ready")
+                    await asyncio.sleep(0.01)
+    except WebSocketDisconnect:
+        journal(ws, "ended", by="disconnect")
+        raise
+    except asyncio.CancelledError:
+        journal(ws, "ended", by="cancellation")
+        raise
+    finally:
+        await asyncio.sleep(0)
+        journal(ws, "finally")
+
+
+@clause("7.3")
+async def test_shutdown_closes_every_connection(server: Server) -> None:
+    """On SIGTERM and SIGINT: close frames, the handlers' ends, and a process that ends."""
+    for number in (signal.SIGTERM, signal.SIGINT):
+        async with spare_server(server.row) as spare:
+            async with contextlib.AsyncExitStack() as stack:
+                clients = [
+                    await stack.enter_async_context(spare.connect(f"/closing/shutdown/{how}"))
+                    for how in ("receive", "sleep", "while-connected", "send")
+                ]
+                for client in clients:
+                    assert await client.recv() == "ready"
+                mark = spare.log_mark()
+                spare.send_signal(number)
+                for client in clients:
+                    code, _ = await client.closed()
+                    assert code in (1001, 1012)
+                    ended = await client.journal("ended")
+                    assert ended["by"] in ("disconnect", "cancellation")
+                    await client.journal("finally")
+            await spare.wait_exited()
+            log = spare.log_since(mark)
+            assert "never retrieved" not in log
+            assert "was destroyed" not in log
+
+
+# 7.4 Nothing is left
+
+
+@mounted("/closing/census")
+async def census(ws: WebSocket) -> None:
+    """Answer each message with what there is in this process."""
+    await ws.accept()
+    async for _ in ws:
+        gc.collect()
+        await ws.send_json(
+            {
+                "tasks": len(asyncio.all_tasks()),
+                "threads": threading.active_count(),
+                "files": len(os.listdir("/proc/self/fd")),
+                "websockets": sum(type(o) is WebSocket for o in gc.get_objects()),
+                "greenlets": _count_greenlets(),
+            }
+        )
+
+
+def _count_greenlets() -> int:
+    return sum(type(o).__name__ == "Greenlet" and not o.dead for o in gc.get_objects())
+
+
+async def _every_ending(server: Server) -> None:
+    for path in ("ends/open/return", "ends/open/error", "ends/open/exception", "ends/open/cancelled"):
+        async with server.connect(f"/closing/{path}") as client:
+            await client.closed()
+    for path in ("ends/before/return", "ends/before/error", "ends/before/rejected"):
+        await _rejection(server, f"/closing/{path}")
+    for path in ("/ending/sleep", "/ending/only-send", "/ending/while/left", "/ending/closed"):
+        async with server.connect(path) as client:
+            await client.send("unread")
+            await client.close(4000)
+        async with server.raw(path) as raw:
+            raw.reset()
+        async with server.raw(path) as raw:
+            await raw.eof()
+
+
+@clause("7.4")
+async def test_nothing_of_a_connection_is_left(server: Server) -> None:
+    """As many tasks, threads, greenlets and files as before, after endings of all kinds."""
+    await _every_ending(server)  # what is made once, at the first connections
+    async with server.connect("/closing/census") as client:
+
+        async def count() -> dict[str, int]:
+            await client.send("count")
+            counted: dict[str, int] = json.loads(await client.recv())
+            return counted
+
+        before = await count()
+        mark = server.log_mark()
+        for _ in range(5):
+            await _every_ending(server)
+        async with asyncio.timeout(15):
+            while any(now > before[what] for what, now in (await count()).items()):
+                await asyncio.sleep(0.1)
+    log = server.log_since(mark)
+    for complaint in ("never retrieved", "was destroyed", "never awaited", "unclosed"):
+        assert complaint not in log, log
