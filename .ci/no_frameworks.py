@@ -3,10 +3,21 @@
 import importlib.util
 import sys
 
-NAMES = (
-    "falcon fastapi flask gevent geventwebsocket granian gunicorn hypercorn starlette uvicorn "
-    "websockets werkzeug wsproto"
-).split()
+NAMES = [
+    "falcon",
+    "fastapi",
+    "flask",
+    "gevent",
+    "geventwebsocket",
+    "granian",
+    "gunicorn",
+    "hypercorn",
+    "starlette",
+    "uvicorn",
+    "websockets",
+    "werkzeug",
+    "wsproto",
+]
 
 if found := [name for name in NAMES if importlib.util.find_spec(name)]:
     sys.exit(f"installed, and should not be: {', '.join(found)}")

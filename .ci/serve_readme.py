@@ -1,6 +1,6 @@
 """Run the README's serve command: every URL that it prints echoes, Ctrl-C ends it.
 
-    serve_readme.py FOLDER COMMAND
+serve_readme.py FOLDER COMMAND
 """
 
 from __future__ import annotations

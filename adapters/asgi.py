@@ -41,7 +41,6 @@ def capabilities_of(scope: Scope) -> Capabilities:
     """What the server of this connection can do.
 
     A server of spec version 2.4 or later (uvicorn) gives codes and reasons.
-    Of those before, granian is the one that offers ``http.response.pathsend``.
     """
     extensions = scope.get("extensions") or {}
     # Starlette's TestClient leaves the whole entry out.
@@ -49,7 +48,7 @@ def capabilities_of(scope: Scope) -> Capabilities:
     version = tuple(int(n) for n in asgi.get("spec_version", "2.0").split("."))
     if version >= (2, 4):
         known = _COMPLETE
-    elif "http.response.pathsend" in extensions:
+    elif _is_granian(scope):
         known = _GRANIAN
     else:
         known = _BEFORE_2_4
@@ -61,6 +60,11 @@ def capabilities_of(scope: Scope) -> Capabilities:
         close_code=known.close_code,
         close_reason=known.close_reason,
     )
+
+
+def _is_granian(scope: Scope) -> bool:
+    # Of the servers of before 2.4 it is the one that offers this.
+    return "http.response.pathsend" in (scope.get("extensions") or {})
 
 
 class ASGIHandshake(Handshake):
@@ -124,6 +128,7 @@ class ASGITransport(PullTransport):
     def __init__(self, handshake: ASGIHandshake, receive: Receive, send: Send) -> None:
         self.handshake = handshake
         self.capabilities = capabilities_of(handshake.scope)
+        self._is_granian = _is_granian(handshake.scope)
         self._receive = receive
         self._asgi_send = send
 
@@ -166,6 +171,10 @@ class ASGITransport(PullTransport):
 
     async def close(self, code: int, reason: str) -> None:
         """``websocket.close``."""
+        if self._is_granian and asyncio.current_task() is not self._reader:
+            # granian 2.8 holds a close back while a receive waits.  There is
+            # nothing more to be received: the core has dropped it all.
+            await self.stop()
         await self._translated({"type": "websocket.close", "code": code, "reason": reason})
 
     async def receive(self) -> str | bytes | Disconnect:

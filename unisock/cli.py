@@ -16,6 +16,7 @@ import socket
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__
@@ -23,7 +24,7 @@ from .options import normalise_origin
 from .paths import PathTemplate
 from .serving import FRAMEWORKS, ServeError, Service, bind, prepare
 from .session import Handler, check_handler
-from .workers import STOP_SIGNALS, serve_all, worker
+from .workers import STOP_SIGNALS, reporting, serve_all
 
 _DESCRIPTION = """\
 Run a WebSocket handler on a framework, with the server that its users run:
@@ -67,7 +68,7 @@ def _serve(args: argparse.Namespace) -> None:
         serve_all(args.host, args.port, _worker_arguments(args), lambda ports: _tell(args, ports))
     elif args.worker:
         listener, parent = _inherited(args.worker)
-        with worker(parent) as on_started:
+        with reporting(parent) as on_started:
             prepare(args.on, _service(args))(listener, on_started)
     else:
         run = prepare(args.on, _service(args))
@@ -138,7 +139,7 @@ def _why_not_imported(exc: BaseException, module_name: str) -> str:
     missing = exc.name if isinstance(exc, ModuleNotFoundError) else None
     if missing and f"{module_name}.".startswith(f"{missing}."):
         hint = ": leave out the .py" if module_name.endswith(".py") else ""
-        return f"there is no module {missing!r} in {os.getcwd()} or where Python looks{hint}"
+        return f"there is no module {missing!r} in {Path.cwd()} or where Python looks{hint}"
     return f"importing {module_name} failed: {type(exc).__name__}: {_what_and_where(exc)}"
 
 

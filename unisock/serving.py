@@ -6,6 +6,7 @@ imported when they are asked for, and no earlier.
 
 from __future__ import annotations
 
+import asyncio
 import errno
 import logging
 import signal
@@ -152,7 +153,18 @@ def _uvicorn(app: Any) -> Run:
             self.force_exit = sig == signal.SIGINT and self.interrupted
             self.interrupted = sig == signal.SIGINT or self.interrupted
 
-    config = uvicorn.Config(app, log_config=None, timeout_graceful_shutdown=GRACE)
+    async def stoppable(*asgi: Any) -> None:
+        try:
+            await app(*asgi)
+        except asyncio.CancelledError:
+            # A handler that had not ended by itself; uvicorn would log it as
+            # an error, with a traceback.
+            if not server.should_exit:
+                raise
+
+    config = uvicorn.Config(
+        stoppable, interface="asgi3", log_config=None, timeout_graceful_shutdown=GRACE
+    )
     config.load()
     if config.ws_protocol_class is None:
         raise ModuleNotFoundError(name="websockets")

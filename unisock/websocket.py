@@ -192,6 +192,8 @@ class WebSocket:
         self._require_connecting("reject")
         status_code, body, pairs = check_response(status_code, body, headers)
         self._phase = _Phase.REJECTED
+        # Also if the client has gone: a server may complain of a handshake that
+        # nobody answered (uvicorn 0.54 on `websockets` does).
         self._inbox.close(1006, "")
         with suppress(ConnectionLost):
             await self._transport.reject(status_code, body, pairs)

@@ -10,14 +10,14 @@ whatever ended it.
 from __future__ import annotations
 
 import os
-import select
+import selectors
 import signal
 import socket
 import subprocess
 import sys
 import threading
 import time
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
@@ -35,7 +35,7 @@ _SPARE = 2
 
 
 @contextmanager
-def worker(parent: socket.socket) -> Iterator[Callable[[], None]]:
+def reporting(parent: socket.socket) -> Generator[Callable[[], None]]:
     """Run a worker's body; gives what it calls when it serves.
 
     Signals come through from now on.  Ends the process if the parent goes.
@@ -72,9 +72,6 @@ class _Worker:
     name: str
     process: subprocess.Popen[bytes]
     control: socket.socket
-
-    def fileno(self) -> int:
-        return self.control.fileno()
 
     def stop(self, deadline: float) -> None:
         try:
@@ -123,14 +120,14 @@ def serve_all(
 
 
 @contextmanager
-def _stop_signals() -> Iterator[socket.socket]:
+def _stop_signals() -> Generator[socket.socket]:
     """A socket that turns readable with the first signal to stop."""
     readable, writable = socket.socketpair()
     with readable, writable:
         writable.setblocking(False)
         signal.set_wakeup_fd(writable.fileno(), warn_on_full_buffer=False)
         for number in STOP_SIGNALS:
-            signal.signal(number, lambda number, frame: None)
+            signal.signal(number, lambda *_: None)
         try:
             yield readable
         finally:
@@ -161,21 +158,30 @@ def _watch(
     workers: Sequence[_Worker], stopping: socket.socket, on_started: Callable[[], None]
 ) -> None:
     starting = set(workers)
-    while True:
-        readable: list[socket.socket | _Worker] = select.select([stopping, *workers], [], [])[0]
-        for ready in readable:
-            if not isinstance(ready, _Worker):
+    with selectors.DefaultSelector() as selector:
+        selector.register(stopping, selectors.EVENT_READ)
+        for worker in workers:
+            selector.register(worker.control, selectors.EVENT_READ, worker)
+        while True:
+            ready = [key.data for key, _ in selector.select()]
+            if None in ready:
                 return
-            told = ready.control.recv(4096)
-            if told == _STARTED:
-                starting.remove(ready)
+            for worker in ready:
+                _hear(worker, starting)
                 if not starting:
                     on_started()
-            elif ready in starting:
-                why = told.decode() or _how_ended(ready.process)
-                raise ServeError(f"{ready.name} failed to start: {why}")
-            else:
-                raise ServeError(f"{ready.name} died: {_how_ended(ready.process)}", status=1)
+
+
+def _hear(worker: _Worker, starting: set[_Worker]) -> None:
+    """Take `worker` from `starting`; raise if it has ended."""
+    told = worker.control.recv(4096)
+    if told == _STARTED:
+        starting.remove(worker)
+    elif worker in starting:
+        why = told.decode() or _how_ended(worker.process)
+        raise ServeError(f"{worker.name} failed to start: {why}")
+    else:
+        raise ServeError(f"{worker.name} died: {_how_ended(worker.process)}", status=1)
 
 
 def _how_ended(process: subprocess.Popen[bytes]) -> str:

@@ -7,6 +7,7 @@ checkout.
 from __future__ import annotations
 
 import email
+import shutil
 import subprocess
 import sys
 import tarfile
@@ -16,14 +17,27 @@ from pathlib import Path
 import pytest
 
 ROOT = Path(__file__).parents[2]
+NOT_SOURCE = (
+    ".git",
+    ".venv",
+    ".*_cache",
+    ".coverage*",
+    "__pycache__",
+    "*.egg-info",
+    "build",
+    "dist",
+)
 
 
 @pytest.fixture(scope="session")
 def distributions(tmp_path_factory: pytest.TempPathFactory) -> tuple[Path, Path]:
     """An sdist, and the wheel that is built from it."""
+    tree = tmp_path_factory.mktemp("tree") / "unisock"
     target = tmp_path_factory.mktemp("dist")
+    # Without what earlier builds have left: setuptools takes up their list of files.
+    shutil.copytree(ROOT, tree, symlinks=True, ignore=shutil.ignore_patterns(*NOT_SOURCE))
     subprocess.run(
-        [sys.executable, "-m", "build", "--outdir", target, ROOT], check=True, timeout=300
+        [sys.executable, "-m", "build", "--outdir", target, tree], check=True, timeout=300
     )
     (sdist,) = target.glob("*.tar.gz")
     (wheel,) = target.glob("*.whl")
@@ -51,9 +65,7 @@ def modules(folder: str) -> set[str]:
         ("unisock/conformance", "unisock/conformance"),
     ],
 )
-def test_the_wheel_holds_every_module(
-    wheel_files: set[str], folder: str, installed: str
-) -> None:
+def test_the_wheel_holds_every_module(wheel_files: set[str], folder: str, installed: str) -> None:
     assert modules(folder)
     assert {f"{installed}/{name}" for name in modules(folder)} <= wheel_files
 

@@ -37,7 +37,9 @@ def imported(statement: str) -> set[str]:
     """The modules that a statement imports, in a process of its own."""
     result = python("-X", "importtime", "-c", statement)
     assert result.returncode == 0, result.stderr
-    names = set(re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+([\w.]+)$", result.stderr, re.M))
+    names = set(
+        re.findall(r"^import time:\s+\d+ \|\s+\d+ \|\s+([\w.]+)$", result.stderr, re.MULTILINE)
+    )
     assert "unisock.websocket" in names  # the report was understood
     return names
 
@@ -153,8 +155,6 @@ def test_a_star_import_gives_them_and_nothing_else() -> None:
 )
 def test_an_adapter_has_the_names_that_are_documented(adapter: str, names: set[str]) -> None:
     # Not imported here: gunicorn's worker patches the process that imports it.
-    result = python(
-        "-c", f"import unisock.adapters.{adapter} as a; print(*dir(a))"
-    )
+    result = python("-c", f"import unisock.adapters.{adapter} as a; print(*dir(a))")
     assert result.returncode == 0, result.stderr
     assert names <= set(result.stdout.split())

@@ -351,8 +351,9 @@ class TestReject:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
             transport.peer_leaves(1006)
             await ws.wait_closed()
+            transport.lose()
             await ws.reject(404)
-            assert not transport.sent
+            assert (ws.close_code, transport.sent) == (1006, [])
 
         with_websocket(body, accept=False)
 
@@ -1097,15 +1098,13 @@ class TestWhileConnected:
         async def timed(ws: WebSocket) -> None:
             timeout = asyncio.timeout(None)
             if inside:
-                async with ws.while_connected():
-                    async with timeout:
-                        helper.append(asyncio.create_task(expire(ws, timeout)))
-                        await stand(helper)
+                async with ws.while_connected(), timeout:
+                    helper.append(asyncio.create_task(expire(ws, timeout)))
+                    await stand(helper)
             else:
-                async with timeout:
-                    async with ws.while_connected():
-                        helper.append(asyncio.create_task(expire(ws, timeout)))
-                        await stand(helper)
+                async with timeout, ws.while_connected():
+                    helper.append(asyncio.create_task(expire(ws, timeout)))
+                    await stand(helper)
 
         async def stand(helper: list[asyncio.Task[None]]) -> None:
             try:
@@ -1165,6 +1164,24 @@ class TestWhileConnected:
             ws._inbox.disconnect(4005)
             await asyncio.wait([task])
             assert task.cancelled()
+
+        with_websocket(body)
+
+    def test_an_end_that_strikes_while_the_body_runs_does_not_strike_after_the_block(
+        self,
+    ) -> None:
+        """As a task that starts eagerly in the body may bring about, from Python 3.12 on."""
+
+        async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+            loop, task = asyncio.get_running_loop(), asyncio.current_task()
+            assert task is not None
+            with pytest.raises(WebSocketDisconnect, match="4005"):
+                async with ws.while_connected():
+                    asyncio.tasks._leave_task(loop, task)
+                    ws._inbox.disconnect(4005)
+                    asyncio.tasks._enter_task(loop, task)
+            assert task.cancelling() == 0
+            await asyncio.sleep(0)
 
         with_websocket(body)
 

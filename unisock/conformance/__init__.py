@@ -1,1 +1,1 @@
-"""The conformance suite."""
+"""The conformance suite: every clause of the contract, for any adapter."""

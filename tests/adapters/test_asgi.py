@@ -1,0 +1,98 @@
+"""A handler as an ASGI application."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import pytest
+import trio
+
+from unisock import WebSocket
+from unisock.adapters.asgi import ASGIApp, capabilities_of
+
+from tests.adapters.client import say
+from tests.adapters.conftest import Serve
+from tests.servers import Server
+
+SOURCE = """
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from unisock.adapters.asgi import ASGIApp
+
+async def where(ws):
+    await ws.accept()
+    await ws.receive()
+    await ws.send(f"{ws.url.path} {type(ws.request).__name__}")
+
+app = Starlette(routes=[Mount("/chat", app=ASGIApp(where))])
+"""
+BARE = SOURCE + "\napp = ASGIApp(where)\n"
+
+
+@pytest.fixture(scope="module")
+def bare(serve: Serve) -> Server:
+    return serve(BARE, lifespan="on")
+
+
+async def handler(ws: WebSocket) -> None:
+    await ws.accept()
+
+
+def test_the_bare_application(bare: Server) -> None:
+    assert say(bare, "/any/where") == "/any/where dict"
+
+
+def test_a_request_that_is_no_handshake_is_told_so(bare: Server) -> None:
+    assert bare.get("/ws") == (426, "this is a WebSocket endpoint\n")
+
+
+def test_lifespan_is_answered(serve: Serve) -> None:
+    server = serve(BARE, lifespan="on")
+    log = server.stop()
+    assert "Application startup complete" in log
+    assert "Application shutdown complete" in log
+
+
+def test_a_mount_of_a_framework_stays_in_the_path(serve: Serve) -> None:
+    server = serve(SOURCE)
+    assert say(server, "/chat/room%201") == "/chat/room 1 dict"
+
+
+def test_trio_is_told_clearly() -> None:
+    async def never(*args: Any) -> Any:
+        raise AssertionError("the connection was touched")
+
+    async def main() -> None:
+        await ASGIApp(handler)({"type": "websocket"}, never, never)
+
+    with pytest.raises(RuntimeError, match="unisock runs on asyncio"):
+        trio.run(main)
+
+
+def test_what_is_no_handler_or_option_is_told_at_once() -> None:
+    with pytest.raises(TypeError, match="not async"):
+        ASGIApp(lambda ws: None)  # type: ignore[arg-type,return-value]  # that is the test
+    with pytest.raises(TypeError, match="did you mean 'origins'"):
+        ASGIApp(handler, origin="*")  # type: ignore[call-arg]  # that is the test
+
+
+REJECTION: dict[str, Any] = {"websocket.http.response": {}}
+GRANIAN: dict[str, Any] = {**REJECTION, "http.response.pathsend": {}}
+
+
+@pytest.mark.parametrize(
+    ("scope", "lacks"),
+    [
+        ({"asgi": {"spec_version": "2.4"}, "extensions": REJECTION}, set()),
+        ({"asgi": {"spec_version": "2.10"}, "extensions": REJECTION}, set()),
+        ({"asgi": {"spec_version": "2.4"}}, {"http_rejection"}),
+        ({"asgi": {"spec_version": "2.3"}, "extensions": REJECTION}, {"close_code", "close_reason"}),
+        ({"asgi": {}, "extensions": None}, {"close_code", "close_reason", "http_rejection"}),
+        ({"asgi": {}, "extensions": GRANIAN}, {"accept_headers", "close_reason"}),
+        ({"extensions": REJECTION}, {"close_code", "close_reason"}),
+    ],
+)
+def test_capabilities_are_told_by_the_scope(scope: dict[str, Any], lacks: set[str]) -> None:
+    capabilities = capabilities_of(scope)
+    names = ("accept_headers", "subprotocol", "http_rejection", "close_code", "close_reason")
+    assert {name for name in names if not getattr(capabilities, name)} == lacks

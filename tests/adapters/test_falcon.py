@@ -1,0 +1,268 @@
+"""A handler on Falcon: resources, middleware, hooks, error handlers."""
+
+from __future__ import annotations
+
+import falcon
+import falcon.asgi
+import pytest
+
+import unisock
+from unisock import WebSocket
+from unisock.adapters.falcon import WebSocketResource, responder
+
+from tests.adapters.client import Rejection, closing, rejection, say
+from tests.adapters.conftest import Serve
+from tests.servers import Server
+
+SOURCE = '''
+import falcon
+import falcon.asgi
+import unisock
+from unisock.adapters.falcon import WebSocketResource, responder
+
+async def tell(ws):
+    await ws.accept()
+    await ws.receive()
+    await ws.send_json({
+        "params": {k: str(v) for k, v in ws.path_params.items()},
+        "context": dict(ws.state),
+        "request": ws.request.path,
+    })
+
+class Middleware:
+    async def process_request_ws(self, req, ws):
+        req.context.first = "process_request_ws"
+        if req.path == "/closed-by-middleware":
+            await ws.close()
+        if req.path == "/accepted-by-middleware":
+            await ws.accept()
+
+    async def process_resource_ws(self, req, ws, resource, params):
+        req.context.second = type(resource).__name__
+
+app = falcon.asgi.App(middleware=[Middleware()])
+
+class OnClass:
+    """As in Falcon's tutorial: a page and a WebSocket on one resource."""
+    on_websocket = responder(tell)
+
+    async def on_get(self, req, resp, room):
+        resp.text = "the page"
+
+class OnInstance:
+    def __init__(self):
+        self.on_websocket = responder(tell)
+
+class Subclass(WebSocketResource):
+    async def on_get(self, req, resp, room):
+        resp.text = "the page"
+
+class Suffix:
+    on_websocket_chat = responder(tell)
+
+async def hook(req, *args):
+    req.context.hook = "ran"
+
+async def closes(req, ws, resource, params):
+    await ws.close()
+
+async def refuses(req, ws, resource, params):
+    raise falcon.HTTPUnauthorized(title="Who are you?", challenges=["Token"])
+
+class HookOnMethod:
+    on_websocket = falcon.before(hook)(responder(tell))
+
+@falcon.before(hook)
+class HookOnClass:
+    on_websocket = responder(tell)
+
+class HookCloses:
+    on_websocket = falcon.before(closes)(responder(tell))
+
+class HookRefuses:
+    on_websocket = falcon.before(refuses)(responder(tell))
+
+app.add_route("/on-class/{room}", OnClass())
+app.add_route("/on-instance/{room}", OnInstance())
+app.add_route("/resource/{room}", WebSocketResource(tell))
+app.add_route("/subclass/{room}", Subclass(tell))
+app.add_route("/suffix/{room}", Suffix(), suffix="chat")
+app.add_route("/hook-on-method/{room}", HookOnMethod())
+app.add_route("/hook-on-class/{room}", HookOnClass())
+app.add_route("/hook-closes", HookCloses())
+app.add_route("/hook-refuses", HookRefuses())
+unisock.mount(app, "/mounted/{room}", tell)
+unisock.mount(app, "/converted/{n:int}/{x:float}/{i:uuid}/{rest:path}", tell)
+unisock.mount(app, "/clash/{ws}/{req}/{self}", tell)
+unisock.mount(app, "/closed-by-middleware", tell)
+unisock.mount(app, "/accepted-by-middleware", tell)
+
+class Custom(Exception):
+    pass
+
+async def on_custom(req, resp, ex, params, ws=None):
+    print(f"error handler: {ex} {ws.closed}", flush=True)
+
+app.add_error_handler(Custom, on_custom)
+
+def raises(make, accept):
+    async def handler(ws):
+        if accept:
+            await ws.accept()
+        raise make()
+    return handler
+
+MAKERS = {
+    "http": lambda: falcon.HTTPNotFound(title="No such room", headers={"X-Why": "gone"}),
+    "status": lambda: falcon.HTTPStatus(410, text="gone"),
+    "error": lambda: LookupError("a word of the error"),
+    "custom": lambda: Custom("mine"),
+}
+for name, make in MAKERS.items():
+    unisock.mount(app, f"/before/{name}", raises(make, False))
+    unisock.mount(app, f"/after/{name}", raises(make, True))
+'''
+UUID = "0189dcd5-5311-7d40-8db0-9496a2eef37b"
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve) -> Server:
+    return serve(SOURCE)
+
+
+async def handler(ws: WebSocket) -> None:
+    await ws.accept()
+
+
+class Page:
+    async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+        resp.text = "the page"
+
+
+@pytest.mark.parametrize(
+    ("path", "resource"),
+    [
+        ("/on-class/7", "OnClass"),
+        ("/on-instance/7", "OnInstance"),
+        ("/resource/7", "WebSocketResource"),
+        ("/subclass/7", "Subclass"),
+        ("/suffix/7", "Suffix"),
+        ("/mounted/7", "WebSocketResource"),
+    ],
+)
+def test_every_way_to_mount_and_the_middleware_before_it(
+    server: Server, path: str, resource: str
+) -> None:
+    assert say(server, path) == (
+        f'{{"params":{{"room":"7"}},"context":{{"first":"process_request_ws","second":"{resource}"}}'
+        f',"request":"{path}"}}'
+    )
+
+
+@pytest.mark.parametrize("path", ["/on-class/7", "/subclass/7"])
+def test_a_page_on_the_same_resource(server: Server, path: str) -> None:
+    assert server.get(path) == (200, "the page")
+
+
+def test_a_resource_without_a_page(server: Server) -> None:
+    assert server.get("/mounted/7")[0] == 405
+
+
+@pytest.mark.parametrize("path", ["/hook-on-method/7", "/hook-on-class/7"])
+def test_hooks_run_before_the_handler(server: Server, path: str) -> None:
+    assert '"hook":"ran"' in str(say(server, path))
+
+
+@pytest.mark.parametrize("path", ["/hook-closes", "/closed-by-middleware"])
+def test_what_closes_before_the_handler_rejects(server: Server, path: str) -> None:
+    assert rejection(server, path).status == 403
+
+
+def test_a_hook_that_raises_rejects(server: Server) -> None:
+    # Falcon's own answer: to it every rejection is a 403.
+    assert rejection(server, "/hook-refuses").status == 403
+
+
+def test_middleware_that_accepts_is_told(serve: Serve) -> None:
+    server = serve(SOURCE)
+    assert closing(server, "/accepted-by-middleware").code == 1011
+    assert "leave that to the handler" in server.stop()
+
+
+def test_every_converter(server: Server) -> None:
+    answer = str(say(server, f"/converted/007/1.5/{UUID}/x/y"))
+    expected = f'{{"n":"7","x":"1.5","i":"{UUID}","rest":"x/y"}}'
+    assert expected in answer
+
+
+@pytest.mark.parametrize(
+    "path", [f"/converted/-7/1.5/{UUID}/x", f"/converted/7/1e5/{UUID}/x", "/converted/7/1/x/x"]
+)
+def test_a_converter_that_does_not_match_is_no_such_route(server: Server, path: str) -> None:
+    assert rejection(server, path).status == 403
+
+
+def test_parameters_may_be_called_like_falcons_own_arguments(server: Server) -> None:
+    assert '{"ws":"a","req":"b","self":"c"}' in str(say(server, "/clash/a/b/c"))
+
+
+class TestExceptions:
+    def test_before_accept_status_and_body_are_falcons(self, server: Server) -> None:
+        assert rejection(server, "/before/http") == Rejection(
+            404, "application/json", '{"title": "No such room"}'
+        )
+        assert rejection(server, "/before/status") == Rejection(
+            410, "text/plain; charset=utf-8", "gone"
+        )
+
+    def test_after_it_closes(self, server: Server) -> None:
+        assert closing(server, "/after/http") == (4404, "No such room")
+        assert closing(server, "/after/status") == (4410, "Gone")
+
+    def test_a_handler_of_ones_own_sees_others_once(self, serve: Serve) -> None:
+        server = serve(SOURCE)
+        assert rejection(server, "/before/custom").status == 500
+        assert closing(server, "/after/custom") == (1011, "")
+        log = server.stop()
+        assert log.count("error handler: mine True") == 2
+        assert "Traceback" not in log
+
+    def test_without_one_they_are_logged_once(self, serve: Serve) -> None:
+        server = serve(SOURCE)
+        assert rejection(server, "/before/error").status == 500
+        assert closing(server, "/after/error") == (1011, "")
+        assert server.stop().count("LookupError: a word of the error") == 2
+
+
+class TestMounting:
+    def test_a_wsgi_application_is_told(self) -> None:
+        with pytest.raises(TypeError, match=r"falcon\.asgi\.App"):
+            unisock.mount(falcon.App(), "/ws", handler)
+
+    @pytest.mark.parametrize("path", ["/ws", "/rooms/{room}"])
+    def test_a_path_that_has_a_resource_is_told(self, path: str) -> None:
+        app = falcon.asgi.App()
+        app.add_route(path, Page())
+        with pytest.raises(ValueError, match="has a resource already|conflicts with"):
+            unisock.mount(app, path, handler)
+
+    def test_twice_at_one_path(self) -> None:
+        app = falcon.asgi.App()
+        unisock.mount(app, "/rooms/{room}", handler)
+        with pytest.raises(ValueError, match="already"):
+            unisock.mount(app, "/rooms/{room}", handler)
+
+    def test_two_that_differ(self) -> None:
+        app = falcon.asgi.App()
+        unisock.mount(app, "/rooms/{room}", handler)
+        unisock.mount(app, "/rooms/lobby", handler)
+        unisock.mount(app, "/rooms", handler)
+
+    @pytest.mark.parametrize("make", [responder, WebSocketResource])
+    def test_wrong_arguments_are_told_at_once(self, make: type[WebSocketResource]) -> None:
+        with pytest.raises(TypeError, match="did you mean 'origins'"):
+            make(handler, origin="*")  # type: ignore[call-arg]  # that is the test
+        with pytest.raises(TypeError, match="not async"):
+            make(print)  # type: ignore[arg-type]  # that is the test
+        with pytest.raises(ValueError, match="max_queue"):
+            make(handler, max_queue=0)

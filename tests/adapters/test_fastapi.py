@@ -1,0 +1,197 @@
+"""A handler on FastAPI: dependencies, routers, exceptions."""
+
+from __future__ import annotations
+
+import pydantic
+import pytest
+from fastapi import APIRouter, FastAPI
+from fastapi.testclient import TestClient
+
+import unisock
+from unisock import InvalidMessage, WebSocket
+from unisock.adapters.fastapi import endpoint
+
+from tests.adapters.client import Rejection, closing, rejection, say, talk
+from tests.adapters.conftest import Serve
+from tests.servers import Server
+
+SOURCE = '''
+from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException
+from fastapi.requests import HTTPConnection
+from fastapi.responses import JSONResponse
+from starlette.exceptions import HTTPException as StarletteHTTPException
+import unisock
+from unisock.adapters.fastapi import endpoint
+
+app = FastAPI()
+
+async def tell(ws):
+    await ws.accept()
+    await ws.receive()
+    await ws.send_json({
+        "user": ws.state.get("user"),
+        "params": {k: str(v) for k, v in ws.path_params.items()},
+        "path": ws.url.path,
+    })
+
+async def knows(connection: HTTPConnection, token: str = Header(default="")):
+    if not token:
+        raise HTTPException(401, "who are you?", {"WWW-Authenticate": "Token"})
+    connection.state.user = token
+
+async def needs_number(number: int):
+    """A parameter of the query that FastAPI checks."""
+
+async def cleans_up():
+    print("dependency: before", flush=True)
+    yield
+    print("dependency: after", flush=True)
+
+async def prints(ws):
+    await ws.accept()
+    print("handler: begins", flush=True)
+    async for _ in ws:
+        pass
+    print("handler: ends", flush=True)
+
+def raises(make, accept):
+    async def handler(ws):
+        if accept:
+            await ws.accept()
+        raise make()
+    return handler
+
+unisock.mount(app, "/open", tell)
+unisock.mount(app, "/guarded", tell, dependencies=[Depends(knows)])
+unisock.mount(app, "/checked", tell, dependencies=[Depends(needs_number)])
+app.add_api_websocket_route("/by-hand/{n}", endpoint(tell), dependencies=[Depends(knows)])
+unisock.mount(app, "/cleaned", prints, dependencies=[Depends(cleans_up)])
+unisock.mount(app, "/named/{room}", tell, name="the-room")
+
+@app.get("/where")
+async def where():
+    return app.url_path_for("the-room", room="x")
+
+router = APIRouter(prefix="/api", dependencies=[Depends(knows)])
+unisock.mount(router, "/rooms/{room}/{n:int}/{rest:path}", tell)
+app.include_router(router, prefix="/v1")
+
+MAKERS = {
+    "http": lambda: HTTPException(404, {"detail": "no such room"}),
+    "starlette": lambda: StarletteHTTPException(404, "no such room"),
+    "error": lambda: LookupError("a word of the error"),
+}
+for name, make in MAKERS.items():
+    unisock.mount(app, f"/before/{name}", raises(make, False))
+    unisock.mount(app, f"/after/{name}", raises(make, True))
+'''
+WHO = {"Token": "ada"}
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve) -> Server:
+    return serve(SOURCE)
+
+
+async def handler(ws: WebSocket) -> None:
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)
+
+
+def test_without_dependencies(server: Server) -> None:
+    assert say(server, "/open") == '{"user":null,"params":{},"path":"/open"}'
+
+
+@pytest.mark.parametrize("path", ["/guarded", "/by-hand/5", "/v1/api/rooms/a/5/x/y"])
+def test_a_dependency_that_raises_rejects_with_the_frameworks_body(
+    server: Server, path: str
+) -> None:
+    assert rejection(server, path) == Rejection(
+        401, "application/json", '{"detail":"who are you?"}'
+    )
+
+
+@pytest.mark.parametrize("path", ["/guarded", "/by-hand/5", "/v1/api/rooms/a/5/x/y"])
+def test_what_a_dependency_leaves_is_in_the_state(server: Server, path: str) -> None:
+    answer = str(say(server, path, additional_headers=WHO))
+    assert '"user":"ada"' in answer
+    assert f'"path":"{path}"' in answer
+
+
+def test_a_router_with_prefixes_and_converters(server: Server) -> None:
+    answer = str(say(server, "/v1/api/rooms/a/007/x/y", additional_headers=WHO))
+    assert '"params":{"room":"a","n":"7","rest":"x/y"}' in answer
+
+
+def test_a_parameter_that_does_not_validate_rejects(server: Server) -> None:
+    assert say(server, "/checked?number=5")
+    assert rejection(server, "/checked?number=five").status == 403
+
+
+def test_a_name(server: Server) -> None:
+    assert server.get("/where") == (200, '"/named/x"')
+
+
+def test_a_dependency_is_cleaned_up_after_the_end(serve: Serve) -> None:
+    server = serve(SOURCE)
+    with talk(server, "/cleaned"):
+        server.wait_for_log("handler: begins")
+    log = server.wait_for_log("dependency: after")
+    order = ["dependency: before", "handler: begins", "handler: ends", "dependency: after"]
+    assert [line for line in log.splitlines() if line in order] == order
+
+
+class TestExceptions:
+    def test_before_accept_the_framework_answers(self, server: Server) -> None:
+        assert rejection(server, "/before/starlette") == Rejection(
+            404, "application/json", '{"detail":"no such room"}'
+        )
+        assert rejection(server, "/before/http").body == '{"detail":{"detail":"no such room"}}'
+
+    def test_after_it_closes(self, server: Server) -> None:
+        assert closing(server, "/after/starlette") == (4404, "no such room")
+        assert closing(server, "/after/http").code == 4404
+
+    def test_any_other_goes_on_once(self, serve: Serve) -> None:
+        server = serve(SOURCE)
+        assert closing(server, "/after/error") == (1011, "")
+        assert rejection(server, "/before/error").status == 500
+        assert server.stop().count("LookupError: a word of the error") == 2
+
+
+class Move(pydantic.BaseModel):
+    x: int
+    y: int = 0
+
+
+def test_a_pydantic_model_is_a_type_of_json() -> None:
+    got: list[object] = []
+
+    async def moves(ws: WebSocket) -> None:
+        await ws.accept()
+        try:
+            async for move in ws.iter_json(Move):
+                got.append(move)
+        except InvalidMessage as exc:
+            got.append(exc.code)
+        await ws.send("seen")
+
+    app = FastAPI()
+    unisock.mount(app, "/ws", moves)
+    with TestClient(app).websocket_connect("/ws") as client:
+        client.send_text('{"x": 1}')
+        client.send_bytes(b'{"x": "2", "y": 3}')
+        client.send_text('{"y": 1}')
+        assert client.receive_text() == "seen"
+    assert got == [Move(x=1), Move(x=2, y=3), 1007]
+
+
+def test_wrong_arguments_are_told_at_once() -> None:
+    for app in (FastAPI(openapi_url=None), APIRouter()):
+        before = len(app.routes)
+        with pytest.raises(TypeError, match="did you mean 'origins'"):
+            unisock.mount(app, "/ws", handler, origin="*")
+        with pytest.raises(ValueError, match="max_queue"):
+            endpoint(handler, max_queue=0)
+        assert len(app.routes) == before

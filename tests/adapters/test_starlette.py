@@ -1,0 +1,247 @@
+"""A handler on Starlette: its routes, its middleware, its exceptions."""
+
+from __future__ import annotations
+
+import pytest
+from starlette.applications import Starlette
+from starlette.routing import Router
+from starlette.testclient import TestClient
+
+import unisock
+from unisock import WebSocket, WebSocketDisconnect
+from unisock.adapters.starlette import endpoint
+
+from tests.adapters.client import Rejection, closing, rejection, say, talk
+from tests.adapters.conftest import Serve
+from tests.servers import Server
+
+SOURCE = '''
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException, WebSocketException
+from starlette.middleware import Middleware
+from starlette.middleware.sessions import SessionMiddleware
+from starlette.responses import JSONResponse, PlainTextResponse
+from starlette.routing import Mount, Route, Router, WebSocketRoute
+import unisock
+from unisock.adapters.starlette import endpoint
+
+async def echo(ws):
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)
+
+class Tag:
+    """ASGI middleware that leaves something in the state."""
+    def __init__(self, app, tag):
+        self.app, self.tag = app, tag
+    async def __call__(self, scope, receive, send):
+        scope.setdefault("state", {})["tag"] = self.tag
+        await self.app(scope, receive, send)
+
+async def tell(ws):
+    await ws.accept()
+    await ws.receive()
+    request = ws.request
+    await ws.send_json({
+        "tag": ws.state.get("tag"),
+        "session": request.session,
+        "params": {k: str(v) for k, v in ws.path_params.items()},
+        "path": ws.url.path,
+        "app": request.app is app,
+    })
+
+async def log_in(request):
+    request.session["user"] = "ada"
+    return PlainTextResponse("in")
+
+async def where(request):
+    return PlainTextResponse(str(request.app.url_path_for("the-room", room="x")))
+
+class Teapot(Exception):
+    pass
+
+def raises(make, accept):
+    async def handler(ws):
+        if accept:
+            await ws.accept()
+        raise make()
+    return handler
+
+async def custom(conn, exc):
+    return JSONResponse({"custom": exc.detail}, exc.status_code, exc.headers)
+
+app = Starlette(
+    routes=[
+        WebSocketRoute("/by-hand/{n:int}", endpoint(echo)),
+        Route("/login", log_in),
+        Route("/where", where),
+        Mount("/sub", app=(sub := Starlette())),
+        Mount("/routed", app=(routed := Router())),
+    ],
+    middleware=[Middleware(SessionMiddleware, secret_key="secret")],
+)
+custom_app = Starlette(exception_handlers={HTTPException: custom})
+app.mount("/custom", custom_app)
+
+unisock.mount(app, "/ws", echo)
+unisock.mount(app, "/rooms/{room}", tell, name="the-room", middleware=[Middleware(Tag, tag="blue")])
+unisock.mount(sub, "/rooms/{room}/{n:int}/{x:float}/{rest:path}", tell)
+unisock.mount(routed, "/ws", echo)
+router = Router()
+unisock.mount(router, "/ws", echo)
+app.mount("/router", router)
+
+MAKERS = {
+    "http": lambda: HTTPException(404, "no such room", {"X-Why": "gone"}),
+    "ws": lambda: WebSocketException(4001, "why"),
+    "bad-ws": lambda: WebSocketException(1005),
+    "error": lambda: Teapot("a word of the error"),
+    "group": lambda: ExceptionGroup("g", [HTTPException(404, "no such room")]),
+    "strange": lambda: HTTPException(999, "strange"),
+}
+for target, prefix in ((app, "/"), (custom_app, "/"), (router, "/")):
+    for name, make in MAKERS.items():
+        unisock.mount(target, f"{prefix}before/{name}", raises(make, False))
+        unisock.mount(target, f"{prefix}after/{name}", raises(make, True))
+'''
+
+
+@pytest.fixture(scope="module")
+def server(serve: Serve) -> Server:
+    return serve(SOURCE)
+
+
+async def handler(ws: WebSocket) -> None:
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)
+
+
+@pytest.mark.parametrize("path", ["/ws", "/by-hand/5", "/routed/ws", "/router/ws"])
+def test_every_way_to_mount(server: Server, path: str) -> None:
+    assert say(server, path) == "hello"
+
+
+def test_no_such_route_is_the_frameworks_403(server: Server) -> None:
+    assert rejection(server, "/by-hand/five").status == 403
+
+
+def test_middleware_of_the_route_and_of_the_application(server: Server) -> None:
+    with talk(server, "/rooms/7") as client:
+        client.send("?")
+        assert client.recv(30) == (
+            '{"tag":"blue","session":{},"params":{"room":"7"},"path":"/rooms/7","app":true}'
+        )
+
+
+def test_a_session_is_read_through_the_request(server: Server) -> None:
+    import urllib.request
+
+    with urllib.request.urlopen(f"http://127.0.0.1:{server.port}/login", timeout=30) as page:
+        cookie = page.headers["set-cookie"].partition(";")[0]
+    answer = say(server, "/rooms/7", additional_headers={"Cookie": cookie})
+    assert '"session":{"user":"ada"}' in str(answer)
+
+
+def test_a_prefix_and_every_converter(server: Server) -> None:
+    answer = str(say(server, "/sub/rooms/a%20b/007/1.5/x/y"))
+    assert '"params":{"room":"a b","n":"7","x":"1.5","rest":"x/y"}' in answer
+    assert '"path":"/sub/rooms/a b/007/1.5/x/y"' in answer
+
+
+def test_a_name_for_url_path_for(server: Server) -> None:
+    assert server.get("/where") == (200, "/rooms/x")
+
+
+class TestExceptions:
+    @pytest.mark.parametrize("name", ["http", "group"])
+    def test_before_accept_the_framework_answers(self, server: Server, name: str) -> None:
+        assert rejection(server, f"/before/{name}") == Rejection(
+            404, "text/plain; charset=utf-8", "no such room"
+        )
+
+    def test_with_a_handler_of_ones_own(self, server: Server) -> None:
+        assert rejection(server, "/custom/before/http") == Rejection(
+            404, "application/json", '{"custom":"no such room"}'
+        )
+
+    @pytest.mark.parametrize("prefix", ["", "/custom", "/router"])
+    @pytest.mark.parametrize("name", ["http", "group"])
+    def test_after_it_closes(self, server: Server, prefix: str, name: str) -> None:
+        assert closing(server, f"{prefix}/after/{name}") == (4404, "no such room")
+
+    def test_its_own_exception_to_close(self, server: Server) -> None:
+        assert rejection(server, "/before/ws").status == 403
+        assert closing(server, "/after/ws") == (4001, "why")
+
+    @pytest.mark.parametrize("name", ["bad-ws", "error"])
+    def test_what_cannot_be_sent_is_an_error(self, server: Server, name: str) -> None:
+        assert rejection(server, f"/before/{name}").status == 500
+        assert closing(server, f"/after/{name}") == (1011, "")
+
+    def test_any_other_goes_on_once(self, serve: Serve) -> None:
+        server = serve(SOURCE)
+        assert closing(server, "/after/error") == (1011, "")
+        assert rejection(server, "/before/error").status == 500
+        log = server.stop()
+        assert log.count("Teapot: a word of the error") == 2
+
+    def test_what_is_answered_is_not_logged(self, serve: Serve) -> None:
+        server = serve(SOURCE)
+        for path in ("/before/http", "/before/ws"):
+            rejection(server, path)
+        for path in ("/after/http", "/after/ws"):
+            closing(server, path)
+        assert "Traceback" not in server.stop()
+
+
+def test_a_router_without_an_application_has_nobody_to_answer(serve: Serve) -> None:
+    server = serve(SOURCE + "\napp = router\n")
+    assert rejection(server, "/before/http") == Rejection(
+        404, "text/plain; charset=utf-8", "no such room"
+    )
+
+
+class TestTestClient:
+    """Starlette's own client, that its users test with."""
+
+    def test_it_talks(self) -> None:
+        app = Starlette()
+        unisock.mount(app, "/ws", handler)
+        with TestClient(app).websocket_connect("/ws") as client:
+            client.send_text("hello")
+            assert client.receive_text() == "hello"
+            client.send_bytes(b"\0")
+            assert client.receive_bytes() == b"\0"
+
+    def test_the_close_of_the_client_is_seen(self) -> None:
+        seen = []
+
+        async def watch(ws: WebSocket) -> None:
+            await ws.accept()
+            with pytest.raises(WebSocketDisconnect):
+                await ws.receive()
+            seen.append(ws.close_code)
+
+        app = Starlette()
+        unisock.mount(app, "/ws", watch)
+        with TestClient(app).websocket_connect("/ws") as client:
+            client.close(4005)
+        assert seen == [4005]
+
+
+class TestMounting:
+    def test_what_is_wrong_is_told_at_once(self) -> None:
+        app = Starlette()
+        with pytest.raises(TypeError, match="did you mean 'origins'"):
+            unisock.mount(app, "/ws", handler, origin="*")
+        with pytest.raises(TypeError, match="dependencies"):
+            unisock.mount(app, "/ws", handler, dependencies=[])
+        with pytest.raises(ValueError, match="max_queue"):
+            endpoint(handler, max_queue=0)
+        assert not app.routes
+
+    def test_a_router_knows_its_name(self) -> None:
+        router = Router()
+        unisock.mount(router, "/rooms/{room}", handler)
+        assert router.url_path_for("handler", room="x") == "/rooms/x"

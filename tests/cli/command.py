@@ -1,0 +1,74 @@
+"""The command as a process of its own."""
+
+from __future__ import annotations
+
+import os
+import signal
+import subprocess
+import sys
+from collections.abc import Callable
+from contextlib import suppress
+from pathlib import Path
+from typing import TypeAlias
+
+from unisock.serving import FRAMEWORKS
+
+TIMEOUT = 30
+
+
+class Command:
+    """A started ``unisock``; its processes are a group of their own."""
+
+    def __init__(self, directory: Path, *arguments: str) -> None:
+        self._errors = directory / "stderr"
+        with self._errors.open("w") as stderr:
+            self.process = subprocess.Popen(
+                [sys.executable, "-m", "unisock", *arguments],
+                cwd=directory,
+                env={**os.environ, "PYTHONPATH": str(directory)},
+                stdout=subprocess.PIPE,
+                stderr=stderr,
+                text=True,
+                start_new_session=True,
+            )
+
+    def line(self) -> str:
+        """The next line of stdout."""
+        assert self.process.stdout is not None
+        line = self.process.stdout.readline()
+        assert line, f"it ended: {self.errors()}"
+        return line.rstrip("\n")
+
+    def urls(self) -> dict[str, str]:
+        """The URLs that ``--on all`` prints, by framework."""
+        lines = [self.line().split() for _ in range(len(FRAMEWORKS))]
+        return dict(lines)
+
+    def errors(self) -> str:
+        """What is on stderr so far."""
+        return self._errors.read_text()
+
+    def send(self, number: signal.Signals, *, group: bool = False) -> None:
+        """Send a signal, to all of its processes as a terminal does if `group`."""
+        if group:
+            os.killpg(self.process.pid, number)
+        else:
+            self.process.send_signal(number)
+
+    def wait(self) -> int:
+        """The exit status, when every one of its processes has ended.
+
+        All hold stdout, so that its end is theirs.
+        """
+        self.process.communicate(timeout=TIMEOUT)
+        return self.process.returncode
+
+    def clean_up(self) -> None:
+        """Leave no process, whatever a test has found."""
+        with suppress(ProcessLookupError):
+            os.killpg(self.process.pid, signal.SIGKILL)
+        self.process.communicate()
+
+
+Start: TypeAlias = Callable[..., Command]
+"""Start ``unisock`` with arguments; a test's fixture, that ends it as well."""

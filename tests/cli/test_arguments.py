@@ -1,0 +1,187 @@
+"""Whatever is wrong with the arguments is one line that says what to do, and status 2."""
+
+from __future__ import annotations
+
+import socket
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+import unisock as package
+from tests.cli.command import Command, Start
+from unisock.serving import FRAMEWORKS
+
+ON = "--on=asgi"
+
+MODULES = {
+    "chat.py": (
+        "async def room(ws): ...\nasync def two(ws, x): ...\ndef sync(ws): ...\nnumber = 5\n"
+    ),
+    "raises.py": "def check():\n    raise ValueError('first\\nsecond')\n\ncheck()\n",
+    "needs.py": "import no_such_package\n",
+    "package/__init__.py": "",
+    "package/needs.py": "import package.absent\n",
+    "broken.py": "def f(:\n",
+    "leaves.py": "import sys\nsys.exit('bye')\n",
+}
+
+
+@pytest.fixture(autouse=True)
+def modules(tmp_path: Path) -> None:
+    for name, source in MODULES.items():
+        (tmp_path / name).parent.mkdir(exist_ok=True)
+        (tmp_path / name).write_text(source)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "parts"),
+    [
+        ([], ["COMMAND", "unisock --help"]),
+        (["serve"], ["MODULE:HANDLER", "--on"]),
+        (["serve", "chat:room"], ["--on"]),
+        (["serve", "chat:room", "--on=django"], ["'django'", "'asgi'", "'flask'", "'all'"]),
+        (["serve", "chat", ON], ["'chat' is not MODULE:HANDLER", "chat:room"]),
+        (["serve", "chat:", ON], ["'chat:' is not MODULE:HANDLER"]),
+        (["serve", ":room", ON], ["':room' is not MODULE:HANDLER"]),
+        (["serve", "chat:room:x", ON], ["is not MODULE:HANDLER"]),
+        (["serve", "./chat.py:room", ON], ["is not MODULE:HANDLER"]),
+        (["serve", "chat.py:room", ON], ["no module 'chat.py'", "leave out the .py"]),
+        (["serve", "absent:room", ON], ["no module 'absent'"]),
+        (["serve", "package.absent:room", ON], ["no module 'package.absent'"]),
+        (["serve", "absent.part:room", ON], ["no module 'absent'"]),
+        (["serve", "chat:rom", ON], ["no attribute 'rom'", "did you mean 'room'?"]),
+        (["serve", "chat:room.x", ON], ["no attribute 'x'"]),
+        (["serve", "chat:number", ON], ["async def handler(ws)", "not 5"]),
+        (["serve", "chat:sync", ON], ["sync is not async"]),
+        (["serve", "chat:two", ON], ["takes one argument"]),
+        (["serve", "raises:room", ON], ["ValueError: first second", "raises.py, line 4"]),
+        (["serve", "needs:room", ON], ["importing needs", "'no_such_package'", "needs.py, line 1"]),
+        (["serve", "package.needs:room", ON], ["importing package.needs", "'package.absent'"]),
+        (["serve", "broken:room", ON], ["SyntaxError", "broken.py, line 1"]),
+        (["serve", "leaves:room", ON], ["SystemExit: bye", "leaves.py, line 2"]),
+        (["serve", "chat:room", ON, "--port=65536"], ["--port", "'65536'", "0 to 65535"]),
+        (["serve", "chat:room", ON, "--port=-1"], ["--port", "0 to 65535"]),
+        (["serve", "chat:room", ON, "--port=http"], ["--port", "'http'"]),
+        (["serve", "chat:room", "--on=all", "--port=65532"], ["5 ports", "65531"]),
+        (["serve", "chat:room", ON, "--path=rooms"], ["--path", "starts with a slash"]),
+        (["serve", "chat:room", ON, "--path=/{n:no}"], ["--path", "unknown converter 'no'"]),
+        (["serve", "chat:room", ON, "--origins=app"], ["--origins", "'app'", "https://"]),
+        (["serve", "chat:room", ON, "--origins=https://a,"], ["--origins", "'' is not"]),
+        (["serve", "chat:room", ON, "--origins=https://a:b"], ["--origins", "'https://a:b'"]),
+        (["serve", "chat:room", ON, "--log-level=loud"], ["--log-level", "'loud'", "'info'"]),
+        (["serve", "chat:room", ON, "--host="], ["--host", "0.0.0.0"]),
+        (["serve", "chat:room", ON, "--host=no.invalid"], ["'no.invalid'", "--host"]),
+        (["serve", "chat:room", ON, f"--host={'a' * 64}.b"], ["cannot resolve", "--host"]),
+        (["serve", "chat:room", ON, "--host=192.0.2.1"], ["192.0.2.1 is not an address"]),
+        (["serve", "chat:rom", "--on=all"], ["did you mean 'room'?"]),
+    ],
+    ids=lambda value: " ".join(value)[:60] if value and value[0] == "serve" else "",
+)
+def test_mistake(unisock: Start, arguments: list[str], parts: list[str]) -> None:
+    command = unisock(*arguments)
+    assert command.wait() == 2
+    assert_one_line(command, *parts)
+
+
+def assert_one_line(command: Command, *parts: str) -> None:
+    lines = command.errors().splitlines()
+    assert len(lines) == 1
+    assert lines[0].startswith("unisock")
+    for part in parts:
+        assert part in lines[0]
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_taken_port(unisock: Start, name: str) -> None:
+    with socket.create_server(("127.0.0.1", 0)) as other:
+        port = other.getsockname()[1]
+        command = unisock("serve", "chat:room", f"--on={name}", f"--port={port}")
+        assert command.wait() == 2
+    assert_one_line(command, f"port {port} on 127.0.0.1 is taken", "--port")
+
+
+def test_taken_port_among_those_of_all(unisock: Start, free_ports: int) -> None:
+    with socket.create_server(("127.0.0.1", free_ports + 2)):
+        command = unisock("serve", "chat:room", "--on=all", f"--port={free_ports}")
+        assert command.wait() == 2
+    assert_one_line(command, f"port {free_ports + 2} on 127.0.0.1 is taken", "--port")
+
+
+@pytest.mark.parametrize(
+    ("name", "package"),
+    [
+        ("asgi", "uvicorn"),
+        ("asgi", "websockets"),
+        ("starlette", "starlette"),
+        ("fastapi", "fastapi"),
+        ("falcon", "falcon"),
+        ("falcon", "uvicorn"),
+        ("flask", "flask"),
+        ("flask", "gevent"),
+        ("flask", "geventwebsocket"),
+        ("flask", "websockets"),
+    ],
+)
+def test_missing_package(unisock: Start, tmp_path: Path, name: str, package: str) -> None:
+    hide(tmp_path, package)
+    command = unisock("serve", "chat:room", f"--on={name}", "--port=0")
+    assert command.wait() == 2
+    assert_one_line(command, f"needs the package {package}", f"pip install 'unisock[{name}]'")
+
+
+def test_missing_package_of_one_of_all(unisock: Start, tmp_path: Path) -> None:
+    hide(tmp_path, "falcon")
+    command = unisock("serve", "chat:room", "--on=all", "--port=0", "--log-level=critical")
+    assert command.wait() == 2
+    assert_one_line(command, "falcon failed to start", "pip install 'unisock[falcon]'")
+
+
+def hide(directory: Path, package: str) -> None:
+    """Make every process that starts in `directory` fail to import `package`."""
+    also = "sys.modules['wsproto'] = None" if package == "websockets" else ""
+    (directory / "sitecustomize.py").write_text(
+        f"import sys\nsys.modules[{package!r}] = None\n{also}\n"
+    )
+
+
+def test_version(unisock: Start) -> None:
+    command = unisock("--version")
+    assert command.line() == f"unisock {package.__version__}"
+    assert command.wait() == 0
+
+
+def test_help(unisock: Start) -> None:
+    command = unisock("--help")
+    assert command.line().startswith("usage: unisock ")
+    assert command.wait() == 0
+    assert command.errors() == ""
+
+
+def test_help_tells_the_order_of_ports(unisock: Start) -> None:
+    command = unisock("serve", "--help")
+    while "asgi, starlette, fastapi, falcon, flask" not in command.line():
+        continue
+    assert command.wait() == 0
+
+
+def test_core_imports_neither_the_command_nor_a_framework() -> None:
+    assert not imported_by("unisock") & {"argparse", "unisock.cli", "unisock.serving", *HEAVY}
+
+
+def test_the_command_imports_no_framework() -> None:
+    assert not imported_by("unisock.cli") & HEAVY
+
+
+HEAVY = {"falcon", "fastapi", "flask", "gevent", "starlette", "uvicorn", "websockets"}
+
+
+def imported_by(module: str) -> set[str]:
+    done = subprocess.run(
+        [sys.executable, "-c", f"import sys, {module}; print(*sys.modules)"],
+        capture_output=True,
+        text=True,
+        check=True,
+    )
+    return set(done.stdout.split())

@@ -1,0 +1,335 @@
+"""A handler is served on each framework until a signal, and on all of them together."""
+
+from __future__ import annotations
+
+import os
+import signal
+import socket
+from contextlib import ExitStack
+from pathlib import Path
+from urllib.parse import urlsplit
+
+import pytest
+from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.sync.client import ClientConnection, connect
+from websockets.typing import Origin
+
+from tests.cli.command import Start
+from unisock.serving import FRAMEWORKS
+
+QUIET = "--log-level=warning"
+SIGNALS = [signal.SIGINT, signal.SIGTERM]
+SERVER_STOPS = (1001, 1012)
+
+
+def echoes(connection: ClientConnection) -> bool:
+    connection.send("hello")
+    return connection.recv(timeout=10) == "hello"
+
+
+def pid(connection: ClientConnection) -> int:
+    connection.send("pid")
+    return int(connection.recv(timeout=10))
+
+
+def close_code(connection: ClientConnection) -> int:
+    with pytest.raises(ConnectionClosed) as caught:
+        connection.recv(timeout=10)
+    assert caught.value.rcvd is not None, "it ended without a close frame"
+    return caught.value.rcvd.code
+
+
+def connect_all(stack: ExitStack, urls: dict[str, str]) -> dict[str, ClientConnection]:
+    return {name: stack.enter_context(connect(url)) for name, url in urls.items()}
+
+
+def accepts(url: str) -> bool:
+    parts = urlsplit(url)
+    assert parts.hostname and parts.port
+    with socket.socket() as client:
+        return client.connect_ex((parts.hostname, parts.port)) == 0
+
+
+def refusal(url: str, origin: str) -> int | None:
+    """The status that a page of `origin` is refused with."""
+    try:
+        with connect(url, origin=Origin(origin)):
+            return None
+    except InvalidStatus as exc:
+        return exc.response.status_code
+
+
+# One framework
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_serves_until_a_signal(
+    unisock: Start, echo: str, tmp_path: Path, name: str, number: signal.Signals
+) -> None:
+    command = unisock("serve", echo, f"--on={name}", "--port=0", QUIET)
+    url = command.line()
+    assert url.startswith("ws://127.0.0.1:") and url.endswith("/")
+    with connect(url) as connection:
+        assert echoes(connection)
+        server = pid(connection)
+        command.send(number)
+        assert close_code(connection) in SERVER_STOPS
+    assert command.wait() == 0
+    assert command.errors() == ""
+    assert (tmp_path / "ended").read_text() == f"{server}\n"  # its finally block ran
+
+
+SLEEPS = """\
+import asyncio
+async def sleeps(ws):
+    await ws.accept()
+    await ws.send("asleep")
+    await asyncio.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_handler_that_notices_nothing_does_not_hold_the_end_up(
+    unisock: Start, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    command = unisock("serve", "sleeps:sleeps", f"--on={name}", "--port=0", QUIET)
+    with connect(command.line()) as connection:
+        assert connection.recv(timeout=10) == "asleep"
+        command.send(signal.SIGTERM)
+        assert close_code(connection) in SERVER_STOPS
+    assert command.wait() == 0
+    assert "Traceback" not in command.errors()
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_second_interrupt_ends_the_wait(unisock: Start, tmp_path: Path, name: str) -> None:
+    (tmp_path / "sleeps.py").write_text(SLEEPS)
+    command = unisock("serve", "sleeps:sleeps", f"--on={name}", "--port=0", QUIET)
+    with connect(command.line()) as connection:
+        assert connection.recv(timeout=10) == "asleep"
+        command.send(signal.SIGINT)
+        assert close_code(connection) in SERVER_STOPS
+        command.send(signal.SIGINT)
+    assert command.wait() == 0
+    assert command.errors() == ""  # uvicorn tells when the time was up
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_the_port_asked_for(unisock: Start, echo: str, free_ports: int, name: str) -> None:
+    command = unisock("serve", echo, f"--on={name}", f"--port={free_ports}", QUIET)
+    assert command.line() == f"ws://127.0.0.1:{free_ports}/"
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+@pytest.mark.parametrize("host", ["::1", "[::1]"])
+def test_ipv6(unisock: Start, echo: str, name: str, host: str) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    command = unisock("serve", echo, f"--on={name}", "--port=0", f"--host={host}", QUIET)
+    url = command.line()
+    assert url.startswith("ws://[::1]:")
+    with connect(url) as connection:
+        assert echoes(connection)
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_origins(unisock: Start, echo: str, name: str) -> None:
+    command = unisock(
+        "serve", echo, f"--on={name}", "--port=0", "--log-level=error",
+        "--origins=https://a.example,https://b.example", "--origins=https://c.example",
+    )  # fmt: skip
+    url = command.line()
+    for origin in ("https://a.example", "https://b.example", "https://c.example"):
+        assert refusal(url, origin) is None
+    assert refusal(url, "https://d.example") == 403
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_every_origin(unisock: Start, echo: str, name: str) -> None:
+    command = unisock("serve", echo, f"--on={name}", "--port=0", "--origins=*", QUIET)
+    assert refusal(command.line(), "https://any.example") is None
+
+
+@pytest.mark.parametrize("name", [name for name in FRAMEWORKS if name != "asgi"])
+def test_path_and_dotted_attribute(unisock: Start, echo: str, name: str) -> None:
+    command = unisock(
+        "serve", f"{echo}.room", f"--on={name}", "--port=0", "--path=/rooms/{n:int}", QUIET
+    )
+    url = command.line()
+    assert url.endswith("/rooms/{n:int}")
+    with connect(url.replace("{n:int}", "7")) as connection:
+        assert connection.recv(timeout=10) == '{"n":7}'
+    with pytest.raises(InvalidStatus), connect(url.replace("{n:int}", "x")):
+        pytest.fail("a path that does not match was accepted")
+
+
+def test_asgi_serves_every_path(unisock: Start, echo: str) -> None:
+    command = unisock("serve", echo, "--on=asgi", "--port=0", QUIET)
+    with connect(command.line() + "any/where") as connection:
+        assert echoes(connection)
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_an_error_in_a_handler_is_logged_once(unisock: Start, tmp_path: Path, name: str) -> None:
+    (tmp_path / "fails.py").write_text(
+        "async def fails(ws):\n    await ws.accept()\n    raise ValueError('oh no')\n"
+    )
+    command = unisock("serve", "fails:fails", f"--on={name}", "--port=0", QUIET)
+    with connect(command.line()) as connection:
+        assert close_code(connection) == 1011
+    command.send(signal.SIGTERM)
+    assert command.wait() == 0
+    assert command.errors().count("ValueError: oh no") == 1
+
+
+@pytest.mark.parametrize("name", [*FRAMEWORKS, "all"])
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_during_the_import_of_the_handler(
+    unisock: Start, tmp_path: Path, name: str, number: signal.Signals
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import threading\nprint('importing', flush=True)\nthreading.Event().wait()\n"
+    )
+    command = unisock("serve", "slow:slow", f"--on={name}", "--port=0", QUIET)
+    assert command.line() == "importing"
+    command.send(number)
+    assert command.wait() == 0
+    assert command.errors() == ""
+
+
+# All of them
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+@pytest.mark.parametrize("group", [False, True], ids=["parent", "group"])
+def test_all_serve_and_stop_together(
+    unisock: Start,
+    echo: str,
+    tmp_path: Path,
+    free_ports: int,
+    number: signal.Signals,
+    group: bool,
+) -> None:
+    command = unisock("serve", echo, "--on=all", f"--port={free_ports}", QUIET)
+    urls = command.urls()
+    assert urls == {
+        name: f"ws://127.0.0.1:{free_ports + offset}/" for offset, name in enumerate(FRAMEWORKS)
+    }
+    with ExitStack() as stack:
+        connections = connect_all(stack, urls)
+        assert all(echoes(connection) for connection in connections.values())
+        pids = {pid(connection) for connection in connections.values()}
+        assert len(pids) == len(FRAMEWORKS)
+        command.send(number, group=group)
+        codes = {name: close_code(connection) for name, connection in connections.items()}
+    assert all(code in SERVER_STOPS for code in codes.values()), codes
+    assert command.wait() == 0
+    assert command.errors() == ""
+    assert {int(line) for line in (tmp_path / "ended").read_text().split()} == pids
+    assert not any(accepts(url) for url in urls.values())
+
+
+def test_all_take_a_free_port_each(unisock: Start, echo: str) -> None:
+    command = unisock(
+        "serve", f"{echo}.room", "--on=all", "--port=0", "--path=/rooms/{n:int}",
+        "--origins=https://a.example", "--origins=https://b.example", "--log-level=error",
+    )  # fmt: skip
+    urls = command.urls()
+    assert len(set(urls.values())) == len(FRAMEWORKS)
+    for name, url in urls.items():
+        room = url.replace("{n:int}", "7")
+        with connect(room) as connection:
+            assert connection.recv(timeout=10) == ("{}" if name == "asgi" else '{"n":7}')
+        assert refusal(room, "https://a.example") is None
+        assert refusal(room, "https://b.example") is None
+        assert refusal(room, "https://c.example") == 403
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_all_stop_when_one_dies(unisock: Start, echo: str, name: str) -> None:
+    command = unisock("serve", echo, "--on=all", "--port=0", QUIET)
+    with ExitStack() as stack:
+        connections = connect_all(stack, command.urls())
+        killed = pid(connections[name])
+        os.kill(killed, signal.SIGKILL)
+        others = [connections[other] for other in connections if other != name]
+        assert all(close_code(connection) in SERVER_STOPS for connection in others)
+    assert command.wait() == 1
+    assert command.errors() == f"unisock serve: {name} died: killed by SIGKILL\n"
+
+
+def test_all_stop_when_one_ends(unisock: Start, echo: str) -> None:
+    command = unisock("serve", echo, "--on=all", "--port=0", QUIET)
+    with connect(command.urls()["falcon"]) as connection:
+        os.kill(pid(connection), signal.SIGTERM)
+    assert command.wait() == 1
+    assert command.errors() == "unisock serve: falcon died: exit status 0\n"
+
+
+def test_all_end_with_a_parent_that_was_killed(unisock: Start, echo: str, tmp_path: Path) -> None:
+    command = unisock("serve", echo, "--on=all", "--port=0", QUIET)
+    with ExitStack() as stack:
+        connections = connect_all(stack, command.urls())
+        pids = {pid(connection) for connection in connections.values()}
+        command.send(signal.SIGKILL)
+        assert all(close_code(each) in SERVER_STOPS for each in connections.values())
+    assert command.wait() == -signal.SIGKILL
+    assert command.errors() == ""
+    assert {int(line) for line in (tmp_path / "ended").read_text().split()} == pids
+
+
+BLOCKS = """\
+import threading
+async def blocks(ws):
+    await ws.accept()
+    await ws.send("blocked")
+    await ws.receive()
+    threading.Event().wait()
+"""
+
+
+@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
+def test_all_end_though_a_handler_blocks(
+    unisock: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "blocks.py").write_text(BLOCKS)
+    command = unisock("serve", "blocks:blocks", "--on=all", "--port=0", QUIET)
+    with ExitStack() as stack:
+        for connection in connect_all(stack, command.urls()).values():
+            assert connection.recv(timeout=10) == "blocked"
+            connection.send("block")
+            connection.close_timeout = 0
+        command.send(number)
+        assert command.wait() == (0 if number == signal.SIGTERM else -number)
+
+
+@pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)
+def test_a_signal_while_the_workers_start(
+    unisock: Start, tmp_path: Path, number: signal.Signals
+) -> None:
+    (tmp_path / "slow.py").write_text(
+        "import sys, threading\n"
+        "if any(argument.startswith('--worker') for argument in sys.argv):\n"
+        "    print('importing', flush=True)\n"
+        "    threading.Event().wait()\n"
+        "async def slow(ws): ...\n"
+    )
+    command = unisock("serve", "slow:slow", "--on=all", "--port=0", QUIET)
+    assert command.line() == "importing"  # in one; the others may not have come so far
+    command.send(number, group=True)
+    assert command.wait() == 0
+    assert command.errors() == ""
+
+
+def test_all_say_which_could_not_start_and_why(unisock: Start, tmp_path: Path) -> None:
+    (tmp_path / "fails.py").write_text(
+        "import os, sys\n"
+        "if '--on=starlette' in sys.argv:\n"
+        "    os._exit(7)\n"
+        "async def fails(ws): ...\n"
+    )
+    command = unisock("serve", "fails:fails", "--on=all", "--port=0", QUIET)
+    assert command.wait() == 2
+    assert command.errors() == "unisock serve: starlette failed to start: exit status 7\n"

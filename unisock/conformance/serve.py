@@ -1,0 +1,405 @@
+"""The servers of the project's own rows: ``python -m unisock.conformance.serve FRAMEWORK SERVER PORT``.
+
+Each application has every handler of the suite, a page at ``/page``, middleware
+that leaves something for the handler, the forms in which routes are registered
+by hand, itself once more below ``/prefix``, and a hook of the framework's that
+tells of errors that reach it.  This is also the example for the server process
+of a third party's row.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import logging
+import os
+import sys
+from collections.abc import Awaitable, Callable, MutableMapping
+from types import MappingProxyType
+from typing import Any
+from urllib.parse import parse_qs
+
+from .harness import journal_as, load_clauses, mount_all, use_http_error
+
+LEFT = "left_by_middleware"
+GRACE = 3  # seconds that a server waits for connections when it stops
+
+Scope = MutableMapping[str, Any]
+Receive = Callable[[], Awaitable[MutableMapping[str, Any]]]
+Send = Callable[[MutableMapping[str, Any]], Awaitable[None]]
+ASGI = Callable[[Scope, Receive, Send], Awaitable[None]]
+
+
+# Frameworks
+
+
+def _asgi() -> ASGI:
+    from unisock.adapters.asgi import ASGIApp
+    from unisock.paths import PathTemplate
+
+    from .clauses_mounting import tell_room
+
+    table = [(PathTemplate.parse(p), ASGIApp(h, **options)) for p, h, options in load_clauses()]
+    table.append((PathTemplate.parse("/by-hand/{room}"), ASGIApp(tell_room)))
+
+    async def route(scope: Scope, receive: Receive, send: Send) -> None:
+        path = str(scope["path"]).removeprefix("/prefix")
+        for template, endpoint in table:
+            params = _match(template, path)
+            if params is not None:
+                scope["path_params"] = params
+                await endpoint(scope, receive, send)
+                return
+        await _answer(scope, receive, send)
+
+    async def answer_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+        await (table[0][1] if scope["type"] == "lifespan" else route)(scope, receive, send)
+
+    return _leaving(_telling(answer_lifespan))
+
+
+def _match(template: Any, path: str) -> dict[str, Any] | None:
+    """The parameters of a path; the least of routers, for bare ASGI has none."""
+    from unisock.paths import Parameter
+
+    params = {}
+    segments = path.removeprefix("/").split("/")
+    for index, wanted in enumerate(template.segments):
+        if isinstance(wanted, Parameter) and wanted.converter.name == "path":
+            segments[index:] = ["/".join(segments[index:])]
+        if index >= len(segments):
+            return None
+        if isinstance(wanted, str):
+            if wanted != segments[index]:
+                return None
+        else:
+            params[wanted.name] = wanted.converter.parse(segments[index])
+            if params[wanted.name] is None:
+                return None
+    return params if len(segments) == len(template.segments) else None
+
+
+async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
+    if scope["type"] == "websocket":
+        await receive()
+        await send({"type": "websocket.close"})
+        return
+    found = scope["path"] == "/page"
+    headers = [(b"content-type", b"text/plain"), (b"content-length", b"8" if found else b"0")]
+    await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
+    await send({"type": "http.response.body", "body": b"the page" if found else b""})
+
+
+def _leaving(app: ASGI) -> ASGI:
+    """ASGI middleware that leaves something in the state."""
+
+    async def leave(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "websocket":
+            scope.setdefault("state", {})[LEFT] = "yes"
+        await app(scope, receive, send)
+
+    return leave
+
+
+def _telling(app: ASGI) -> ASGI:
+    """ASGI middleware that tells of the errors that pass."""
+
+    async def tell(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await app(scope, receive, send)
+        except Exception as exc:
+            _tell_error(scope.get("query_string", b"").decode(), exc)
+            raise
+
+    return tell
+
+
+def _tell_error(query: str, exc: BaseException | None) -> None:
+    for connection_id in parse_qs(query).get("id", ()):
+        journal_as(connection_id, "framework-error", type=type(exc).__name__)
+
+
+def _starlette() -> ASGI:
+    from starlette.applications import Starlette
+    from starlette.exceptions import HTTPException
+    from starlette.middleware import Middleware
+    from starlette.requests import Request
+    from starlette.responses import PlainTextResponse
+    from starlette.routing import Mount, Route, Router, WebSocketRoute
+
+    import unisock
+    from unisock.adapters.starlette import endpoint
+
+    from .clauses_mounting import tell_room
+
+    use_http_error(HTTPException)
+
+    async def page(request: Request) -> PlainTextResponse:
+        return PlainTextResponse("the page")
+
+    router = Router()
+    unisock.mount(router, "/{room}", tell_room)
+    below = Starlette()
+    mount_all(below)
+    app = Starlette(
+        routes=[
+            Route("/page", page),
+            Mount("/routed", router),
+            Mount("/prefix", below),
+            WebSocketRoute("/by-hand/{room}", endpoint(tell_room)),
+        ],
+        # Within Starlette's own, as those of an application are.
+        middleware=[Middleware(_leaving), Middleware(_telling)],
+    )
+    mount_all(app)
+    return app
+
+
+def _fastapi() -> ASGI:
+    from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket
+    from fastapi.responses import PlainTextResponse
+
+    import unisock
+    from unisock.adapters.fastapi import endpoint
+
+    from .clauses_mounting import tell_room
+
+    use_http_error(HTTPException)
+
+    async def leave(websocket: WebSocket) -> None:
+        websocket.state.left_by_dependency = "yes"
+
+    app = FastAPI()
+    app.add_middleware(_telling)
+    app.add_middleware(_leaving)
+
+    @app.get("/page")
+    async def page() -> PlainTextResponse:
+        return PlainTextResponse("the page")
+
+    router = APIRouter(prefix="/routed")
+    unisock.mount(router, "/{room}", tell_room, dependencies=[Depends(leave)])
+    app.include_router(router)
+    app.add_api_websocket_route("/by-hand/{room}", endpoint(tell_room))
+    below = FastAPI()
+    mount_all(below)
+    app.mount("/prefix", below)
+    mount_all(app)
+    return app
+
+
+def _falcon() -> ASGI:
+    import falcon
+    import falcon.asgi
+
+    from unisock.adapters.falcon import WebSocketResource, responder
+
+    from .clauses_mounting import tell_room
+
+    use_http_error(falcon.HTTPError)
+
+    class Leave:
+        async def process_request_ws(self, req: falcon.asgi.Request, ws: Any) -> None:
+            req.context[LEFT] = "yes"
+
+    class Page:
+        async def on_get(self, req: falcon.asgi.Request, resp: falcon.asgi.Response) -> None:
+            resp.text = "the page"
+
+    class Both(Page):
+        on_websocket = responder(tell_room)
+
+    class Resource(Page, WebSocketResource):
+        """A page and a handler on one resource."""
+
+    async def tell(
+        req: falcon.asgi.Request,
+        resp: falcon.asgi.Response | None,
+        exc: Exception,
+        params: dict[str, Any],
+        ws: Any = None,
+    ) -> None:
+        _tell_error(req.query_string, exc)
+        logging.getLogger("falcon").error("an unhandled error", exc_info=exc)
+        if resp is not None:
+            raise falcon.HTTPInternalServerError
+
+    app: falcon.asgi.App[Any, Any] = falcon.asgi.App(middleware=[Leave()])
+    app.add_error_handler(Exception, tell)
+    app.add_route("/page", Page())
+    app.add_route("/by-hand/responder/{room}", Both())
+    app.add_route("/by-hand/resource/{room}", Resource(tell_room))
+    mount_all(app)
+    return app  # type: ignore[return-value]  # Falcon has its own types for the three
+
+
+def flask_app() -> Any:
+    """The Flask application; for gunicorn too."""
+    from flask import Blueprint, Flask, abort, g, got_request_exception, request
+    from werkzeug.exceptions import HTTPException
+    from werkzeug.middleware.dispatcher import DispatcherMiddleware
+
+    import unisock
+    from unisock.adapters.flask import view
+
+    from .clauses_mounting import tell_room
+
+    def make_http_error(status: int) -> Exception:
+        try:
+            abort(status)
+        except HTTPException as exc:
+            return exc
+
+    use_http_error(make_http_error)
+
+    def tell(sender: Flask, exception: BaseException, **extra: Any) -> None:
+        _tell_error(request.query_string.decode(), exception)
+
+    def make(name: str) -> Flask:
+        app = Flask(name, static_folder=None)
+        app.secret_key = "for the tests"
+        app.before_request(lambda: setattr(g, LEFT, "yes"))
+        got_request_exception.connect(tell, app, weak=False)
+        mount_all(app)
+        return app
+
+    app = make("suite")
+
+    @app.get("/page")
+    def page() -> str:
+        return "the page"
+
+    blueprint = Blueprint("routed", "routed", url_prefix="/routed")
+    unisock.mount(blueprint, "/{room}", tell_room)
+    app.register_blueprint(blueprint)
+    app.add_url_rule("/by-hand/<room>", "by_hand", view(tell_room), websocket=True)
+    app.wsgi_app = DispatcherMiddleware(  # type: ignore[method-assign]  # Flask's own way
+        app.wsgi_app, {"/prefix": make("below").wsgi_app}
+    )
+    return app
+
+
+# Servers
+
+
+def _uvicorn(app: ASGI, implementation: str, port: int) -> None:
+    import uvicorn
+
+    uvicorn.run(
+        app,  # type: ignore[arg-type]  # its own types for the three
+        port=port,
+        ws=implementation,  # type: ignore[arg-type]  # one of the rows'
+        http="h11",
+        loop="asyncio",
+        log_config=None,
+        timeout_graceful_shutdown=GRACE,
+    )
+
+
+def _hypercorn(app: ASGI, port: int) -> None:
+    from hypercorn.asyncio import serve
+    from hypercorn.config import Config
+
+    config = Config()
+    config.bind = [f"127.0.0.1:{port}"]
+    config.graceful_timeout = GRACE
+    asyncio.run(serve(app, config))  # type: ignore[arg-type]  # its own types for the three
+
+
+def _granian(framework: str, port: int) -> None:
+    from granian.constants import Interfaces, Loops
+    from granian.server import Server
+
+    Server(
+        framework,
+        port=port,
+        interface=Interfaces.ASGI,
+        loop=Loops.asyncio,
+        workers_kill_timeout=GRACE,
+    ).serve(target_loader=_load)
+
+
+def _load(framework: str) -> ASGI:
+    """The application, in granian's worker process."""
+    _configure_logging()
+    return FRAMEWORKS[framework]()
+
+
+def _gevent(handler: str, port: int) -> None:
+    import signal
+
+    if handler == "patched":
+        from gevent import monkey
+
+        monkey.patch_all()
+    import gevent
+    from gevent.event import Event
+    from gevent.pywsgi import WSGIServer
+    from geventwebsocket.handler import WebSocketHandler as StockHandler
+
+    from unisock.adapters.flask import WebSocketHandler
+
+    handler_class = StockHandler if handler == "stock" else WebSocketHandler
+    log = logging.getLogger("gevent.pywsgi")
+    server = WSGIServer(
+        ("127.0.0.1", port), flask_app(), handler_class=handler_class, log=log, error_log=log
+    )
+    server.stop_timeout = GRACE
+    stopping = Event()
+    for number in (signal.SIGTERM, signal.SIGINT):
+        gevent.signal_handler(number, stopping.set)
+    server.start()
+    stopping.wait()
+    server.stop()
+
+
+_GUNICORN_WORKERS = MappingProxyType(
+    {
+        "unisock": "unisock.adapters.gunicorn.WebSocketWorker",
+        "stock": "geventwebsocket.gunicorn.workers.GeventWebSocketWorker",
+    }
+)
+
+
+def _gunicorn(worker: str, port: int) -> None:
+    os.execv(
+        sys.executable,
+        [
+            sys.executable,
+            "-m",
+            "gunicorn",
+            f"--worker-class={_GUNICORN_WORKERS[worker]}",
+            f"--bind=127.0.0.1:{port}",
+            f"--graceful-timeout={GRACE}",
+            "--no-control-socket",
+            "unisock.conformance.serve:flask_app()",
+        ],
+    )
+
+
+FRAMEWORKS = MappingProxyType(
+    {"asgi": _asgi, "starlette": _starlette, "fastapi": _fastapi, "falcon": _falcon}
+)
+
+
+def _configure_logging() -> None:
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+
+
+def main(framework: str, server: str, port: int) -> None:
+    """Serve until a signal comes."""
+    _configure_logging()
+    kind, _, variant = server.partition(" ")
+    if kind == "gunicorn":
+        _gunicorn(variant, port)
+    elif kind == "WSGIServer":
+        _gevent(variant, port)
+    elif kind == "granian":
+        _granian(framework, port)
+    elif kind == "hypercorn":
+        _hypercorn(FRAMEWORKS[framework](), port)
+    else:
+        _uvicorn(FRAMEWORKS[framework](), variant, port)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1], sys.argv[2], int(sys.argv[3]))
