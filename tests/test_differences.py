@@ -22,7 +22,7 @@ from tests.servers import Server, uvicorn
 Start = Callable[..., Server]
 
 # Handlers of unisock, mounted by each source below at their names.
-HANDLERS = '''
+HANDLERS = """
 import asyncio
 import unisock
 from unisock import InvalidMessage, InvalidState, WebSocketDisconnect
@@ -109,11 +109,11 @@ HANDLERS = [
     wrong_kind, client_close, queued, two_receives, send_to_gone, close_with_reason,
     long_reason, only_sends, returns, raises, never_accepts, two_sends,
 ]
-'''
+"""
 
 STARLETTE = (
     HANDLERS
-    + '''
+    + """
 from starlette.applications import Starlette
 from starlette.routing import WebSocketRoute
 
@@ -179,12 +179,12 @@ app = Starlette(routes=[native(f) for f in (
 )])
 for handler in HANDLERS:
     unisock.mount(app, f"/{handler.__name__}", handler)
-'''
+"""
 )
 
 FALCON = (
     HANDLERS
-    + '''
+    + """
 import falcon.asgi
 
 app = falcon.asgi.App()
@@ -245,7 +245,7 @@ for handler in (n_wrong_kind, n_client_close, n_queued, n_two_receives, n_return
     app.add_route(f"/native/{handler.__name__}", Native(handler))
 for handler in HANDLERS:
     unisock.mount(app, f"/{handler.__name__}", handler)
-'''
+"""
 )
 
 HYPERCORN = """
@@ -534,9 +534,7 @@ def test_the_end_of_a_handler(
     assert close_code(new, "/raises") == (1011, "")
 
 
-@pytest.mark.parametrize(
-    ("name", "native"), [("starlette uvicorn", 500), ("falcon uvicorn", 403)]
-)
+@pytest.mark.parametrize(("name", "native"), [("starlette uvicorn", 500), ("falcon uvicorn", 403)])
 def test_a_handler_that_never_accepts(start: Start, name: str, native: int) -> None:
     server = start(name)
     assert status(server, "/native/n_never_accepts") == native

@@ -17,14 +17,15 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from pathlib import Path
+from types import FrameType
 from typing import Any, NoReturn
 
 from . import __version__
 from .options import normalise_origin
 from .paths import PathTemplate
-from .serving import FRAMEWORKS, ServeError, Service, bind, prepare
+from .serving import FRAMEWORKS, STOP_SIGNALS, ServeError, Service, bind, prepare
 from .session import Handler, check_handler
-from .workers import STOP_SIGNALS, reporting, serve_all
+from .workers import reporting, serve_all
 
 _DESCRIPTION = """\
 Run a WebSocket handler on a framework, with the server that its users run:
@@ -47,15 +48,22 @@ def main(argv: Sequence[str] | None = None) -> int:
     args = _parser().parse_args(argv)
     try:
         # Until a server handles them, both end the process without a word.
-        for number in STOP_SIGNALS:
-            signal.signal(number, signal.default_int_handler)
+        _on_stop_signals(signal.default_int_handler)
         _serve(args)
     except ServeError as exc:
         print(f"unisock serve: {exc}", file=sys.stderr)
         return exc.status
     except KeyboardInterrupt:
         return 0
-    return 0
+    else:
+        return 0
+    finally:
+        _on_stop_signals(signal.SIG_IGN)  # it is ending
+
+
+def _on_stop_signals(action: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
+    for number in STOP_SIGNALS:
+        signal.signal(number, action)
 
 
 def _serve(args: argparse.Namespace) -> None:

@@ -19,6 +19,7 @@ from typing import Any, Literal, TypeAlias
 from .mounting import mount
 from .session import Handler
 
+STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5
 """Seconds that open connections have to end when a server stops."""
 
@@ -153,9 +154,9 @@ def _uvicorn(app: Any) -> Run:
             self.force_exit = sig == signal.SIGINT and self.interrupted
             self.interrupted = sig == signal.SIGINT or self.interrupted
 
-    async def stoppable(*asgi: Any) -> None:
+    async def stoppable(scope: Any, receive: Any, send: Any) -> None:
         try:
-            await app(*asgi)
+            await app(scope, receive, send)
         except asyncio.CancelledError:
             # A handler that had not ended by itself; uvicorn would log it as
             # an error, with a traceback.
@@ -163,7 +164,7 @@ def _uvicorn(app: Any) -> Run:
                 raise
 
     config = uvicorn.Config(
-        stoppable, interface="asgi3", log_config=None, timeout_graceful_shutdown=GRACE
+        stoppable, lifespan="off", log_config=None, timeout_graceful_shutdown=GRACE
     )
     config.load()
     if config.ws_protocol_class is None:
@@ -192,12 +193,13 @@ def _gevent(app: Any) -> Run:
         )
         server.stop_timeout = GRACE
         stopping = Event()
-        for number in (signal.SIGINT, signal.SIGTERM):
-            gevent.signal_handler(number, stopping.set)
+        watchers = [gevent.signal_handler(each, stopping.set) for each in STOP_SIGNALS]
         server.start()
         on_started()
         stopping.wait()
         server.stop()
+        for watcher in watchers:
+            watcher.cancel()
 
     return run
 

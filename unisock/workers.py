@@ -21,9 +21,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from .serving import FRAMEWORKS, GRACE, ServeError, bind
-
-STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
+from .serving import FRAMEWORKS, GRACE, STOP_SIGNALS, ServeError, bind
 
 _STARTED = b"\n"
 _MAX_PORT = 65535

@@ -7,12 +7,11 @@ from typing import Any
 import pytest
 import trio
 
-from unisock import WebSocket
-from unisock.adapters.asgi import ASGIApp, capabilities_of
-
 from tests.adapters.client import say
 from tests.adapters.conftest import Serve
 from tests.servers import Server
+from unisock import WebSocket
+from unisock.adapters.asgi import ASGIApp, capabilities_of
 
 SOURCE = """
 from starlette.applications import Starlette
@@ -86,7 +85,10 @@ GRANIAN: dict[str, Any] = {**REJECTION, "http.response.pathsend": {}}
         ({"asgi": {"spec_version": "2.4"}, "extensions": REJECTION}, set()),
         ({"asgi": {"spec_version": "2.10"}, "extensions": REJECTION}, set()),
         ({"asgi": {"spec_version": "2.4"}}, {"http_rejection"}),
-        ({"asgi": {"spec_version": "2.3"}, "extensions": REJECTION}, {"close_code", "close_reason"}),
+        (
+            {"asgi": {"spec_version": "2.3"}, "extensions": REJECTION},
+            {"close_code", "close_reason"},
+        ),
         ({"asgi": {}, "extensions": None}, {"close_code", "close_reason", "http_rejection"}),
         ({"asgi": {}, "extensions": GRANIAN}, {"accept_headers", "close_reason"}),
         ({"extensions": REJECTION}, {"close_code", "close_reason"}),

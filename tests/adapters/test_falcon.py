@@ -7,12 +7,11 @@ import falcon.asgi
 import pytest
 
 import unisock
-from unisock import WebSocket
-from unisock.adapters.falcon import WebSocketResource, responder
-
 from tests.adapters.client import Rejection, closing, rejection, say
 from tests.adapters.conftest import Serve
 from tests.servers import Server
+from unisock import WebSocket
+from unisock.adapters.falcon import WebSocketResource, responder
 
 SOURCE = '''
 import falcon

@@ -8,12 +8,11 @@ from fastapi import APIRouter, FastAPI
 from fastapi.testclient import TestClient
 
 import unisock
-from unisock import InvalidMessage, WebSocket
-from unisock.adapters.fastapi import endpoint
-
 from tests.adapters.client import Rejection, closing, rejection, say, talk
 from tests.adapters.conftest import Serve
 from tests.servers import Server
+from unisock import InvalidMessage, WebSocket
+from unisock.adapters.fastapi import endpoint
 
 SOURCE = '''
 from fastapi import APIRouter, Depends, FastAPI, Header, HTTPException

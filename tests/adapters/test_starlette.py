@@ -8,12 +8,11 @@ from starlette.routing import Router
 from starlette.testclient import TestClient
 
 import unisock
-from unisock import WebSocket, WebSocketDisconnect
-from unisock.adapters.starlette import endpoint
-
 from tests.adapters.client import Rejection, closing, rejection, say, talk
 from tests.adapters.conftest import Serve
 from tests.servers import Server
+from unisock import WebSocket, WebSocketDisconnect
+from unisock.adapters.starlette import endpoint
 
 SOURCE = '''
 from starlette.applications import Starlette

@@ -12,7 +12,11 @@ HERE = Path(__file__).parent
 ROOT = HERE.parent.parent
 
 
-@pytest.mark.parametrize("checker", [("mypy", "--strict"), ("pyright", "--pythonpath", sys.executable)], ids=lambda c: c[0])
+@pytest.mark.parametrize(
+    "checker",
+    [("mypy", "--strict"), ("pyright", "--pythonpath", sys.executable)],
+    ids=lambda c: c[0],
+)
 def test_checkers_agree(checker: tuple[str, ...]) -> None:
     checked = subprocess.run(
         [sys.executable, "-m", *checker, "tests/types/receiving.py"],

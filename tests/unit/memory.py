@@ -154,7 +154,7 @@ class Running:
 
     def __init__(self, handler: Handler, transport: MemoryTransport, **options: Any) -> None:
         self.transport = transport
-        self.task = asyncio.create_task(run(handler, transport, Options.parse(options)))
+        self.task = asyncio.create_task(run(handler, transport, Options(**options)))
 
     async def end(self) -> list[tuple[object, ...]]:
         """Wait until it has ended; return what was sent, `accept` left out."""
@@ -184,7 +184,7 @@ def serve(
         prepare(transport)
         before = asyncio.all_tasks()
         try:
-            await run(handler, transport, Options.parse(options))
+            await run(handler, transport, Options(**options))
         finally:
             assert asyncio.all_tasks() == before, "tasks were left behind"
         return transport

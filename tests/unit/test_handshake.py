@@ -4,10 +4,9 @@ from __future__ import annotations
 
 import pytest
 
+from tests.unit.memory import MemoryHandshake, StatefulHandshake
 from unisock import URL, Address, State
 from unisock.handshake import ACCEPT_FORBIDDEN, check_headers
-
-from tests.unit.memory import MemoryHandshake, StatefulHandshake
 
 
 def cookies(*headers: str) -> dict[str, str]:

@@ -7,7 +7,7 @@ import sys
 import types
 from collections.abc import Callable
 from importlib.metadata import EntryPoint
-from typing import Any
+from typing import Any, Unpack
 
 import pytest
 
@@ -29,7 +29,7 @@ class App:
         self.mounted: list[tuple[PathTemplate, object, Options]] = []
 
 
-def mount(app: App, template: PathTemplate, handler: Any, **options: Any) -> None:
+def mount(app: App, template: PathTemplate, handler: Any, **options: Unpack[OptionsDict]) -> None:
     """The adapter of that framework."""
     app.mounted.append((template, handler, Options.parse(options)))
 
@@ -110,7 +110,9 @@ def test_wrong_arguments_are_told_at_once(
 
 @pytest.mark.parametrize("app", [None, object(), "app", App(), handler, App])
 def test_an_unknown_application_lists_the_frameworks(app: object) -> None:
-    with pytest.raises(TypeError, match="falcon, fastapi, flask, starlette.*unisock.NAME.") as caught:
+    with pytest.raises(
+        TypeError, match="falcon, fastapi, flask, starlette.*unisock.NAME."
+    ) as caught:
         unisock.mount(app, "/", handler)
     assert type(app).__qualname__ in str(caught.value)
 
@@ -166,4 +168,4 @@ def test_without_an_asyncio_loop_the_error_is_clear() -> None:
 
     serving = ASGIApp(handler)({"type": "websocket"}, never, never)
     with pytest.raises(RuntimeError, match="unisock runs on asyncio"):
-        serving.send(None)  # type: ignore[attr-defined]  # it is a coroutine
+        serving.send(None)

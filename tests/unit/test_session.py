@@ -11,10 +11,20 @@ from typing import Any
 
 import pytest
 
+from tests.unit.memory import (
+    FrameworkError,
+    MemoryHandshake,
+    MemoryTransport,
+    Running,
+    serve,
+    settle,
+    without_accept,
+)
 from unisock import (
     Capabilities,
     HandshakeRejected,
     InvalidMessage,
+    Options,
     UnisockError,
     WebSocket,
     WebSocketDisconnect,
@@ -22,17 +32,6 @@ from unisock import (
 )
 from unisock.session import check_handler, run
 from unisock.transport import HTTPError, HTTPResponse
-
-from tests.unit.memory import (
-    FrameworkError,
-    MemoryHandshake,
-    MemoryTransport,
-    Options,
-    Running,
-    serve,
-    settle,
-    without_accept,
-)
 
 EMPTY = [("content-length", "0")]
 Sent = list[tuple[object, ...]]
@@ -96,9 +95,7 @@ class TestReturns:
         asyncio.run(main())
         assert not caplog.records
 
-    def test_before_accept_after_the_peer_has_gone(
-        self, caplog: pytest.LogCaptureFixture
-    ) -> None:
+    def test_before_accept_after_the_peer_has_gone(self, caplog: pytest.LogCaptureFixture) -> None:
         async def main() -> None:
             transport = MemoryTransport()
             transport.peer_leaves(1006)
@@ -553,7 +550,7 @@ class TestCheckHandler:
             (none_at_all, "none_at_all.*too many"),
             (two, "two: missing.*'room'"),
             (required_keyword, "required_keyword: missing.*'room'"),
-            (functools.partial(two, None, "x"), "too many"),
+            (functools.partial(two, room="x", ws=None), "too many|multiple"),
         ],
     )
     def test_what_is_none(self, handler: Any, message: str) -> None:

@@ -7,19 +7,16 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
+from tests.unit.memory import MemoryTransport, settle
 from unisock import InvalidState, WebSocketDisconnect
 from unisock.transport import Disconnect, Inbox
-
-from tests.unit.memory import MemoryTransport, settle
 
 
 def with_inbox(
     body: Callable[[Inbox], Awaitable[None]], max_messages: int = 3, max_size: int = 1000
 ) -> None:
     async def main() -> None:
-        await body(
-            Inbox(max_messages=max_messages, max_size=max_size, max_message_size=1 << 20)
-        )
+        await body(Inbox(max_messages=max_messages, max_size=max_size, max_message_size=1 << 20))
 
     asyncio.run(main())
 

@@ -16,17 +16,6 @@ import msgspec
 import pytest
 
 import unisock.websocket
-from unisock import (
-    Address,
-    Capabilities,
-    InvalidMessage,
-    InvalidState,
-    Options,
-    WebSocket,
-    WebSocketDisconnect,
-)
-from unisock.websocket import cut_reason
-
 from tests.unit.memory import (
     FrameworkError,
     MemoryHandshake,
@@ -37,6 +26,16 @@ from tests.unit.memory import (
     with_websocket,
     without_accept,
 )
+from unisock import (
+    Address,
+    Capabilities,
+    InvalidMessage,
+    InvalidState,
+    Options,
+    WebSocket,
+    WebSocketDisconnect,
+)
+from unisock.websocket import cut_reason
 
 Call = Callable[[WebSocket], Awaitable[object]]
 
@@ -273,10 +272,10 @@ class TestReject:
 
     def test_the_body_may_have_a_type_of_its_own(self) -> None:
         async def handler(ws: WebSocket) -> None:
-            await ws.reject(400, bytearray(b"{}"), {"Content-Type": "application/json"})
+            await ws.reject(400, bytes(2), {"Content-Type": "application/json"})
 
         headers = [("content-type", "application/json"), ("content-length", "2")]
-        assert serve(handler).sent == [("reject", 400, b"{}", headers)]
+        assert serve(handler).sent == [("reject", 400, bytes(2), headers)]
 
     def test_the_least(self) -> None:
         async def handler(ws: WebSocket) -> None:
@@ -470,7 +469,14 @@ class TestReceiveJSON:
             assert (await ws.receive_json(PydanticLike)).value == [1]
             assert await ws.receive_json() == 10**30
 
-        messages = ['{"x":1,"y":2}', b"[1,2]", '{"1":"a"}', "null", "[1]", str(10**30)]
+        messages: list[str | bytes] = [
+            '{"x":1,"y":2}',
+            b"[1,2]",
+            '{"1":"a"}',
+            "null",
+            "[1]",
+            str(10**30),
+        ]
         with_websocket(body, *messages, json=codec)
 
     @pytest.mark.parametrize("codec", [None, json])
@@ -563,7 +569,7 @@ class TestIteration:
 
     def test_it_ends_by_the_own_close(self) -> None:
         async def body(ws: WebSocket, transport: MemoryTransport) -> list[object]:
-            got = []
+            got: list[object] = []
             async for message in ws:
                 got.append(message)
                 await ws.close(4000)

@@ -1,1 +1,4 @@
-"""The conformance suite: every clause of the contract, for any adapter."""
+"""The conformance suite: the contract's clauses, run over real sockets.
+
+For an adapter's author: see `unisock.conformance.suite`.
+"""

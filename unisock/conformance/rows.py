@@ -14,7 +14,7 @@ from typing import Any
 
 from unisock import Capabilities
 
-_noted: set[str] = set()
+noted: set[str] = set()
 """The lacks that the running test has met, for the table."""
 
 
@@ -63,7 +63,7 @@ class Row:
         """
         if key not in self.lacks:
             return False
-        _noted.add(key)
+        noted.add(key)
         return True
 
     def sees(self, code: int, reason: str = "") -> tuple[int, str]:
