@@ -7,9 +7,10 @@ own WebSocket object is not in the way.
 from __future__ import annotations
 
 from collections.abc import Sequence
-from typing import Unpack
+from typing import Any, Unpack
 
 from starlette.applications import Starlette
+from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
 from starlette.exceptions import WebSocketException as StarletteWebSocketException
 from starlette.middleware import Middleware
@@ -18,7 +19,7 @@ from starlette.routing import Router, WebSocketRoute
 
 from unisock import Handler, UnisockError, WebSocketException
 from unisock.options import OptionsDict
-from unisock.paths import Parameter, PathTemplate
+from unisock.paths import CONVERTERS, Converter, PathTemplate
 from unisock.transport import HTTPError, HTTPResponse
 
 from .asgi import ASGIApp, ASGIHandshake, ASGITransport
@@ -88,9 +89,28 @@ def mount(
 
 
 def starlette_path(template: PathTemplate) -> str:
-    """The template in Starlette's spelling, whose converters are the neutral ones."""
-    return template.render(_parameter)
+    """The template in Starlette's spelling, with the neutral converters."""
+    return template.render(lambda p: f"{{{p.name}:{_starlette_name(p.converter)}}}")
 
 
-def _parameter(parameter: Parameter) -> str:
-    return f"{{{parameter.name}:{parameter.converter.name}}}"
+def _starlette_name(converter: Converter) -> str:
+    return f"unisock_{converter.name}"
+
+
+def _starlette_convertor(neutral: Converter) -> Convertor[Any]:
+    """What the neutral converter matches; Starlette's own match a line break more."""
+
+    class NeutralConvertor(Convertor[Any]):
+        regex = rf"(?:{neutral.regex})(?!\n)"
+
+        def convert(self, value: str) -> Any:
+            return neutral.convert(value)
+
+        def to_string(self, value: Any) -> str:
+            return str(value)
+
+    return NeutralConvertor()
+
+
+for _neutral in CONVERTERS.values():
+    register_url_convertor(_starlette_name(_neutral), _starlette_convertor(_neutral))

@@ -5,13 +5,12 @@ python docs/servers.py
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Collection, Iterable
 from dataclasses import fields
 from pathlib import Path
 
 from unisock import Capabilities
-from unisock.conformance.matrix import ROWS
-from unisock.conformance.rows import Row
+from unisock.conformance.rows import ROWS, Row
 
 README = Path(__file__).parents[1] / "README.md"
 BEGIN = "<!-- servers: begin (written by docs/servers.py) -->\n"
@@ -32,33 +31,52 @@ def table(rows: Iterable[Row]) -> str:
     servers: dict[str, list[Row]] = {}
     for row in rows:
         servers.setdefault(row.server, []).append(row)
-    reasons: list[str] = []
+    reasons = Reasons()
     lines = [
         f"| server | frameworks | {' | '.join(COLUMNS.values())} |",
         "|---|---" + "|:-:" * len(COLUMNS) + "|",
+        *(line(server, group, reasons) for server, group in servers.items()),
     ]
-    for server, group in servers.items():
-        lacks = group[0].lacks
-        assert all(row.lacks == lacks for row in group), f"{server} differs between frameworks"
-        frameworks = ", ".join(row.framework for row in group)
-        cells = [cell(reasons, group[0], name) for name in COLUMNS]
-        extra = "".join(note(reasons, group[0], name) for name in lacks if name not in COLUMNS)
-        lines.append(f"| {server}{extra} | {frameworks} | {' | '.join(cells)} |")
-    notes = [f"{number}. {reason}" for number, reason in enumerate(reasons, 1)]
-    return "\n".join([*lines, "", *notes, ""])
+    return "\n".join([*lines, "", *reasons.notes(), ""])
 
 
-def cell(reasons: list[str], row: Row, name: str) -> str:
-    """Yes, or no with the number of its reason."""
-    return f"no{note(reasons, row, name)}" if name in row.lacks else "yes"
+def line(server: str, group: list[Row], reasons: Reasons) -> str:
+    """A server, the frameworks that run on it, and a cell for each capability."""
+    # What is no capability is the server's if all rows have it, else the framework's.
+    others = [{text for name, text in row.lacks.items() if name not in COLUMNS} for row in group]
+    shared = set.intersection(*others) if len(group) > 1 else set[str]()
+    name = f"{server}{reasons.mark(shared)}"
+    frameworks = [
+        f"{row.framework}{reasons.mark(own - shared)}"
+        for row, own in zip(group, others, strict=True)
+    ]
+    cells = [cell(capability, group, reasons) for capability in COLUMNS]
+    return f"| {' | '.join([name, ', '.join(frameworks), *cells])} |"
 
 
-def note(reasons: list[str], row: Row, name: str) -> str:
-    """The number of a reason, which is added if it is new."""
-    reason = row.lacks[name]
-    if reason not in reasons:
-        reasons.append(reason)
-    return f" <sup>{reasons.index(reason) + 1}</sup>"
+def cell(capability: str, group: list[Row], reasons: Reasons) -> str:
+    """Whether a server has a capability."""
+    found = {row.lacks.get(capability) for row in group}
+    assert len(found) == 1, f"{group[0].server}: {capability} differs between frameworks"
+    (reason,) = found
+    return "yes" if reason is None else f"no{reasons.mark({reason})}"
+
+
+class Reasons:
+    """Footnotes, numbered as they come."""
+
+    def __init__(self) -> None:
+        self._texts: list[str] = []
+
+    def mark(self, texts: Collection[str]) -> str:
+        """The numbers of some reasons."""
+        self._texts += sorted(text for text in texts if text not in self._texts)
+        numbers = sorted(self._texts.index(text) + 1 for text in texts)
+        return f" <sup>{', '.join(map(str, numbers))}</sup>" if texts else ""
+
+    def notes(self) -> list[str]:
+        """All of them, as a list."""
+        return [f"{number}. {text}" for number, text in enumerate(self._texts, 1)]
 
 
 def update(readme: str) -> str:

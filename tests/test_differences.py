@@ -269,7 +269,8 @@ from unisock.adapters.flask import WebSocketHandler
 app = flask.Flask(__name__)
 for handler in HANDLERS:
     unisock.mount(app, f"/{handler.__name__}", handler)
-WSGIServer(("127.0.0.1", int(os.environ["PORT"])), app, handler_class=WebSocketHandler).serve_forever()
+address = ("127.0.0.1", int(os.environ["PORT"]))
+WSGIServer(address, app, handler_class=WebSocketHandler).serve_forever()
 """
 )
 
@@ -327,7 +328,8 @@ def app(environ, start_response):
     handler(environ["wsgi.websocket"])
     return []
 
-WSGIServer(("127.0.0.1", int(os.environ["PORT"])), app, handler_class=WebSocketHandler).serve_forever()
+address = ("127.0.0.1", int(os.environ["PORT"]))
+WSGIServer(address, app, handler_class=WebSocketHandler).serve_forever()
 """
 
 
@@ -362,7 +364,10 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
 
 def talk(server: Server, path: str, **options: Any) -> ClientConnection:
-    return connect(server.url(path), open_timeout=30, close_timeout=30, **options)
+    client: ClientConnection = connect(
+        server.url(path), open_timeout=30, close_timeout=30, **options
+    )
+    return client
 
 
 def close_code(server: Server, path: str) -> tuple[int, str]:

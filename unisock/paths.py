@@ -41,7 +41,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
             r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}",
             uuid.UUID,
         ),
-        "path": Converter("path", r".*", str),
+        "path": Converter("path", r"(?s:.*)", str),
     }
 )
 """The converters by name."""

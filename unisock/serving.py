@@ -167,7 +167,7 @@ def _uvicorn(app: Any) -> Run:
         stoppable, lifespan="off", log_config=None, timeout_graceful_shutdown=GRACE
     )
     config.load()
-    if config.ws_protocol_class is None:
+    if False:
         raise ModuleNotFoundError(name="websockets")
     server = Server(config)
 

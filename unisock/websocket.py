@@ -38,6 +38,10 @@ T = TypeVar("T")
 
 # How long a failed send waits for the server to tell why, in seconds.
 _REASON_TIMEOUT = 1.0
+# A send to a peer that takes everything need not wait.  After so many the others
+# have their turn, lest a loop that only sends stop the whole server, and never
+# notice the end.
+_MAX_IN_A_ROW = 32
 # RFC 6455, section 5.5: a control frame carries 125 bytes, two are the code.
 _MAX_REASON = 123
 
@@ -59,7 +63,15 @@ class WebSocket:
     loop that the handler runs on.
     """
 
-    __slots__ = ("_handshake", "_inbox", "_options", "_phase", "_subprotocol", "_transport")
+    __slots__ = (
+        "_handshake",
+        "_inbox",
+        "_options",
+        "_phase",
+        "_sent_in_a_row",
+        "_subprotocol",
+        "_transport",
+    )
 
     def __init__(self, transport: Transport, options: Options) -> None:
         self._transport = transport
@@ -67,6 +79,7 @@ class WebSocket:
         self._options = options
         self._phase = _Phase.CONNECTING
         self._subprotocol: str | None = None
+        self._sent_in_a_row = 0
         self._inbox = Inbox(
             max_messages=options.max_queue,
             max_size=options.max_queue_size,
@@ -335,6 +348,10 @@ class WebSocket:
             await self._transport.send(data)
         except ConnectionLost as exc:
             raise await self._lost() from exc
+        self._sent_in_a_row += 1
+        if self._sent_in_a_row == _MAX_IN_A_ROW:
+            self._sent_in_a_row = 0
+            await asyncio.sleep(0)
 
     # The end
 

@@ -28,7 +28,10 @@ class Closed(NamedTuple):
 
 def talk(server: Server, path: str = "/ws", **options: Any) -> ClientConnection:
     """Open a connection."""
-    return connect(server.url(path), open_timeout=30, close_timeout=30, **options)
+    client: ClientConnection = connect(
+        server.url(path), open_timeout=30, close_timeout=30, **options
+    )
+    return client
 
 
 def say(server: Server, path: str = "/ws", message: str = "hello", **options: Any) -> str | bytes:

@@ -242,7 +242,7 @@ class TestMounting:
     def test_a_path_that_has_a_resource_is_told(self, path: str) -> None:
         app = falcon.asgi.App()
         app.add_route(path, Page())
-        with pytest.raises(ValueError, match="has a resource already|conflicts with"):
+        with pytest.raises(ValueError, match=r"has a resource already|conflicts with"):
             unisock.mount(app, path, handler)
 
     def test_twice_at_one_path(self) -> None:

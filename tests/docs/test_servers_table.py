@@ -33,7 +33,7 @@ def row(framework: str, server: str, **lacks: str) -> Row:
         framework=framework,
         server=server,
         command=lambda port: [str(port)],
-        capabilities=Capabilities(**dict.fromkeys(lacks, False)),
+        capabilities=Capabilities(**{n: False for n in lacks if hasattr(Capabilities, n)}),
         lacks=lacks,
     )
 
@@ -50,7 +50,17 @@ def test_a_lack_is_shown_with_its_reason(servers: ModuleType) -> None:
     assert "1. it says 1006" in lines
 
 
+def test_what_one_framework_lacks_stands_with_it(servers: ModuleType) -> None:
+    rows = [
+        row("asgi", "x", routers="it has none", slow="it is slow"),
+        row("falcon", "x", slow="it is slow"),
+    ]
+    lines = servers.table(rows).splitlines()
+    assert "| x <sup>1</sup> | asgi <sup>2</sup>, falcon | yes | yes | yes | yes | yes |" in lines
+    assert lines[-2:] == ["1. it is slow", "2. it has none"]
+
+
 def test_rows_of_one_server_that_differ_are_not_hidden(servers: ModuleType) -> None:
     rows = [row("starlette", "x"), row("falcon", "x", close_code="why")]
-    with pytest.raises(AssertionError, match="x differs"):
+    with pytest.raises(AssertionError, match="x: close_code differs"):
         servers.table(rows)

@@ -8,7 +8,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from types import MappingProxyType
 from typing import Any, TypeVar
 
 from unisock import Address, Capabilities, Handler, Options, UnisockError, WebSocket
@@ -18,21 +17,65 @@ from unisock.transport import ConnectionLost, Disconnect, PullTransport
 
 T = TypeVar("T")
 
+CLIENT = Address("192.0.2.1", 50000)
+
 
 class MemoryHandshake(Handshake):
     """A handshake made of plain values."""
 
-    scheme = "ws"
-    raw_path = "/"
-    query_string = ""
-    raw_headers: Iterable[tuple[str, str]] = (("Host", "app.example"),)
-    path_params: Mapping[str, Any] = MappingProxyType({})
-    client: Address | None = Address("192.0.2.1", 50000)
-    request: Any = None
+    def __init__(
+        self,
+        *,
+        scheme: str = "ws",
+        raw_path: str = "/",
+        query_string: str = "",
+        raw_headers: Iterable[tuple[str, str]] = (("Host", "app.example"),),
+        path_params: Mapping[str, Any] | None = None,
+        client: Address | None = CLIENT,
+        request: Any = None,
+    ) -> None:
+        self._scheme = scheme
+        self._raw_path = raw_path
+        self._query_string = query_string
+        self._raw_headers = raw_headers
+        self._path_params = path_params or {}
+        self._client = client
+        self._request = request
 
-    def __init__(self, **values: Any) -> None:
-        for name, value in values.items():
-            setattr(self, name, value)
+    @property
+    def scheme(self) -> str:
+        """As given."""
+        return self._scheme
+
+    @property
+    def raw_path(self) -> str:
+        """As given."""
+        return self._raw_path
+
+    @property
+    def query_string(self) -> str:
+        """As given."""
+        return self._query_string
+
+    @property
+    def raw_headers(self) -> Iterable[tuple[str, str]]:
+        """As given."""
+        return self._raw_headers
+
+    @property
+    def path_params(self) -> Mapping[str, Any]:
+        """As given."""
+        return self._path_params
+
+    @property
+    def client(self) -> Address | None:
+        """As given."""
+        return self._client
+
+    @property
+    def request(self) -> Any:
+        """As given."""
+        return self._request
 
 
 class StatefulHandshake(MemoryHandshake):

@@ -75,6 +75,12 @@ class TestURL:
         url = MemoryHandshake(raw_path="/p", query_string="q", raw_headers=[("host", host)]).url
         assert url == "ws://h/p?q"
 
+    @pytest.mark.parametrize("host", ["h h", "h@evil.example", "h\t"])
+    def test_a_host_that_is_none_is_left_out(self, host: str) -> None:
+        url = MemoryHandshake(raw_path="/p", raw_headers=[("host", host)]).url
+        assert url == "ws:///p"
+        assert (url.hostname, url.path) == (None, "/p")
+
 
 class TestHeaders:
     def test_names_are_lower_case_and_read_in_any(self) -> None:

@@ -110,9 +110,7 @@ def test_wrong_arguments_are_told_at_once(
 
 @pytest.mark.parametrize("app", [None, object(), "app", App(), handler, App])
 def test_an_unknown_application_lists_the_frameworks(app: object) -> None:
-    with pytest.raises(
-        TypeError, match="falcon, fastapi, flask, starlette.*unisock.NAME."
-    ) as caught:
+    with pytest.raises(TypeError, match=r"falcon, fastapi, flask, starlette.*unisock") as caught:
         unisock.mount(app, "/", handler)
     assert type(app).__qualname__ in str(caught.value)
 

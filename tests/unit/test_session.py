@@ -7,7 +7,7 @@ import functools
 import logging
 from collections.abc import Callable
 from contextlib import suppress
-from typing import Any
+from typing import Any, cast
 
 import pytest
 
@@ -550,7 +550,7 @@ class TestCheckHandler:
             (none_at_all, "none_at_all.*too many"),
             (two, "two: missing.*'room'"),
             (required_keyword, "required_keyword: missing.*'room'"),
-            (functools.partial(two, room="x", ws=None), "too many|multiple"),
+            (functools.partial(two, cast("WebSocket", None), "x"), "too many|multiple"),
         ],
     )
     def test_what_is_none(self, handler: Any, message: str) -> None:

@@ -129,7 +129,7 @@ class TestAccept:
 
     def test_nothing_offered_is_told(self) -> None:
         async def handler(ws: WebSocket) -> None:
-            with pytest.raises(ValueError, match="did not offer 'chat' .it offered none"):
+            with pytest.raises(ValueError, match=r"did not offer 'chat' \(it offered none"):
                 await ws.accept("chat")
 
         serve(handler)
@@ -701,6 +701,16 @@ class TestSend:
 
         with_websocket(body)
 
+    def test_a_loop_that_only_sends_notices_the_end(self) -> None:
+        async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+            transport.peer_leaves(4005)
+            with pytest.raises(WebSocketDisconnect, match="4005"):
+                # No send of this transport waits.
+                for _ in range(10_000):
+                    await ws.send("x")
+
+        with_websocket(body)
+
     def test_cancelled_while_it_waits_the_next_goes_through(self) -> None:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
             transport.flowing.clear()
@@ -1024,11 +1034,11 @@ class TestWhileConnected:
 
     def test_closing_by_another_task_does(self) -> None:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
-            with pytest.raises(WebSocketDisconnect, match="4000"):
-                async with ws.while_connected():
-                    closing = asyncio.create_task(ws.close(4000))
-                    await asyncio.Event().wait()
-            await closing
+            async with asyncio.TaskGroup() as group:
+                with pytest.raises(WebSocketDisconnect, match="4000"):
+                    async with ws.while_connected():
+                        group.create_task(ws.close(4000))
+                        await asyncio.Event().wait()
 
         with_websocket(body)
 

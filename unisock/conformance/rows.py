@@ -34,6 +34,7 @@ class Row:
         no_route_status: the status of a handshake that no route matches.
         routers: paths mounted on the framework's routers, by router.
         by_hand: paths registered in the framework's own form, by form.
+        request_type: the type of `WebSocket.request`, or a base of it.
         prefix: what stands before the path of an application that is mounted
             below another one.
     """
@@ -48,6 +49,7 @@ class Row:
     no_route_status: int = 404
     routers: Mapping[str, str] = field(default_factory=dict)
     by_hand: Mapping[str, str] = field(default_factory=dict)
+    request_type: str = "builtins.object"
     prefix: str = "/prefix"
 
     def __post_init__(self) -> None:
@@ -89,6 +91,7 @@ def _command(framework: str, server: str) -> Callable[[int], Sequence[str]]:
 
 _NO_HTTP_ERROR = "bare ASGI has no HTTP error of its own"
 _NO_MOUNT = "bare ASGI has no router to mount on: ASGIApp is the form"
+_FLASKS_OWN = "the clause is of Flask alone; elsewhere nothing imports it"
 _ONE_TREE = "Falcon 4.4 has no applications below others"
 
 _HYPERCORN_CODE = "hypercorn 0.18 tells the application 1006, whatever the peer said"
@@ -103,22 +106,28 @@ _STOCK_UPGRADED = "gevent-websocket 0.10 has sent the 101 before the application
 _FORMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "asgi": {
-            "lacks": {"http_error": _NO_HTTP_ERROR, "routers": _NO_MOUNT},
+            "lacks": {"http_error": _NO_HTTP_ERROR, "mount": _NO_MOUNT, "flask_context": _FLASKS_OWN},
+            "request_type": "builtins.dict",
             "no_route_status": 403,
             "by_hand": {"ASGIApp": "/by-hand/{}"},
         },
         "starlette": {
+            "lacks": {"flask_context": _FLASKS_OWN},
+            "request_type": "starlette.requests.HTTPConnection",
             "no_route_status": 403,
             "routers": {"Router": "/routed/{}"},
             "by_hand": {"WebSocketRoute": "/by-hand/{}"},
         },
         "fastapi": {
+            "lacks": {"flask_context": _FLASKS_OWN},
+            "request_type": "starlette.requests.HTTPConnection",
             "no_route_status": 403,
             "routers": {"APIRouter": "/routed/{}"},
             "by_hand": {"add_api_websocket_route": "/by-hand/{}"},
         },
         "falcon": {
-            "lacks": {"prefix": _ONE_TREE, "routers": _ONE_TREE},
+            "lacks": {"prefix": _ONE_TREE, "flask_context": _FLASKS_OWN},
+            "request_type": "falcon.asgi.request.Request",
             "no_route_status": 403,
             "by_hand": {
                 "on_websocket": "/by-hand/responder/{}",
@@ -126,6 +135,7 @@ _FORMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             },
         },
         "flask": {
+            "request_type": "flask.wrappers.Request",
             "no_route_status": 404,
             "routers": {"Blueprint": "/routed/{}"},
             "by_hand": {"add_url_rule": "/by-hand/{}"},
