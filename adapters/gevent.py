@@ -452,7 +452,7 @@ class GeventTransport(Transport):
         for data in self._protocol.data_to_send():
             if data:
                 self._write(data)
-        if self._protocol.eof_sent and not self._pending:
+        if self._protocol.eof_sent and self._writer is None:
             self._shutdown(socket.SHUT_WR)
 
     def _write(self, data: bytes) -> None:
@@ -462,7 +462,8 @@ class GeventTransport(Transport):
         """
         if self._lost:
             return
-        if self._writes_at_once and not self._pending:
+        # While the writer is there it may be in the middle of a piece.
+        if self._writes_at_once and self._writer is None:
             try:
                 written = os.write(self._fd, data)
             except BlockingIOError:
@@ -704,8 +705,6 @@ def _response(status_code: int, body: bytes, headers: list[tuple[str, str]]) -> 
     fields = Headers(headers)
     fields["Date"] = email.utils.formatdate(usegmt=True)
     fields["Connection"] = "close"
-    if "Content-Length" not in fields:
-        fields["Content-Length"] = str(len(body))
     try:
         phrase = http.HTTPStatus(status_code).phrase
     except ValueError:  # not a registered one

@@ -75,10 +75,12 @@ def _split_target(url: str) -> tuple[str, str]:
     return slash + path, query
 
 
-class State(MutableMapping[str, Any]):
+class State:
     """A namespace for one connection: attributes and items are the same.
 
     Reading what was never set raises `AttributeError` (`KeyError` as an item).
+    It has no methods, so that every name is free: ``len``, ``in``
+    and iteration over the names work.
     """
 
     __slots__ = ("_data",)
@@ -95,8 +97,6 @@ class State(MutableMapping[str, Any]):
             raise AttributeError(f"state has no attribute {name!r}") from None
 
     def __setattr__(self, name: str, value: Any) -> None:
-        if hasattr(type(self), name):
-            raise AttributeError(f"state.{name} is a method: write state[{name!r}]")
         self._data[name] = value
 
     def __delattr__(self, name: str) -> None:
@@ -117,8 +117,14 @@ class State(MutableMapping[str, Any]):
     def __iter__(self) -> Iterator[str]:
         return iter(self._data)
 
+    def __contains__(self, name: object) -> bool:
+        return name in self._data
+
     def __len__(self) -> int:
         return len(self._data)
+
+    def __copy__(self) -> State:
+        return State(dict(self._data))
 
     def __repr__(self) -> str:
         return f"State({dict(self._data)!r})"

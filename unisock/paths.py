@@ -87,7 +87,9 @@ class PathTemplate:
                 raise ValueError(f"the name {name!r} is used twice in {path!r}")
         for segment in segments[:-1]:
             if isinstance(segment, Parameter) and segment.converter.name == "path":
-                raise ValueError(f"{{{segment.name}:path}} takes the rest: it comes last in {path!r}")
+                raise ValueError(
+                    f"{{{segment.name}:path}} takes the rest: it comes last in {path!r}"
+                )
             if segment == "":
                 raise ValueError(f"two slashes follow each other in {path!r}")
         return cls(segments)

@@ -13,7 +13,7 @@ import signal
 import socket
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
-from types import FrameType, MappingProxyType
+from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
 from .mounting import mount
@@ -140,19 +140,10 @@ def _uvicorn(app: Any) -> Run:
 
     class Server(uvicorn.Server):
         on_started: Callable[[], None]
-        interrupted = False
 
         async def startup(self, sockets: list[socket.socket] | None = None) -> None:
             await super().startup(sockets)
             self.on_started()
-
-        def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-            # uvicorn's own raises the signal again when it has stopped.  And a
-            # Ctrl-C with a SIGTERM after it is what one Ctrl-C makes of a
-            # worker: only a second Ctrl-C means that waiting shall end.
-            self.should_exit = True
-            self.force_exit = sig == signal.SIGINT and self.interrupted
-            self.interrupted = sig == signal.SIGINT or self.interrupted
 
     async def stoppable(scope: Any, receive: Any, send: Any) -> None:
         try:
@@ -167,7 +158,7 @@ def _uvicorn(app: Any) -> Run:
         stoppable, lifespan="off", log_config=None, timeout_graceful_shutdown=GRACE
     )
     config.load()
-    if False:
+    if config.ws_protocol_class is None:
         raise ModuleNotFoundError(name="websockets")
     server = Server(config)
 
@@ -198,6 +189,8 @@ def _gevent(app: Any) -> Run:
         on_started()
         stopping.wait()
         server.stop()
+        # Else libev sets the signals to their default when the hub is destroyed,
+        # and a second Ctrl-C kills what is ending.
         for watcher in watchers:
             watcher.cancel()
 

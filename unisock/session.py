@@ -61,7 +61,9 @@ def check_handler(handler: Handler) -> Handler:
     try:
         signature(handler).bind(None)
     except TypeError as exc:
-        raise TypeError(f"a handler takes one argument, the WebSocket: {_name(handler)}: {exc}") from exc
+        raise TypeError(
+            f"a handler takes one argument, the WebSocket: {_name(handler)}: {exc}"
+        ) from exc
     return handler
 
 
@@ -142,18 +144,14 @@ async def _end_by(
             logger.warning("closing with %s: %s", ending.code, ending.reason)
             await _end(ws, options, 403, ending.code, ending.reason)
         case HandshakeRejected():
-            await _reject_or_close(
-                ws, options, ending.status_code, "", ending.body, ending.headers
-            )
+            await _reject_or_close(ws, options, ending.status_code, "", ending.body, ending.headers)
         case HTTPError():
             framework_answers = ending.response is None and ws.capabilities.http_rejection
             if ws._connecting and not ws.closed and framework_answers and ending.__cause__:
                 return ending.__cause__
             body = ending.response.body if ending.response else b""
             headers = ending.response.headers if ending.response else None
-            await _reject_or_close(
-                ws, options, ending.status_code, ending.title, body, headers
-            )
+            await _reject_or_close(ws, options, ending.status_code, ending.title, body, headers)
         case _:
             logger.debug("handler ended by the disconnect: %s", ending)
             await _end(ws, options, 403, 1000)

@@ -14,7 +14,7 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .errors import InvalidState, UnisockError, WebSocketDisconnect
 from .handshake import Handshake
@@ -98,6 +98,7 @@ class Inbox:
         "_room_callback",
         "_size",
         "_waiter",
+        "closed_by",
         "ended",
         "max_message_size",
     )
@@ -113,6 +114,8 @@ class Inbox:
         self._end_callbacks: list[Callable[[], None]] = []
         self.max_message_size = max_message_size
         """The largest message, in bytes, that the connection may carry."""
+        self.closed_by: asyncio.Task[Any] | None = None
+        """The task that ended the connection from this side."""
         self.ended: Disconnect | None = None
         """How the connection ended, as soon as that is known."""
 
@@ -158,6 +161,7 @@ class Inbox:
         """End it from this side: what nobody received is dropped."""
         self._messages.clear()
         self._size = 0
+        self.closed_by = asyncio.current_task()
         self.disconnect(code, reason)
 
     def unbound(self) -> None:
@@ -176,7 +180,7 @@ class Inbox:
             InvalidState: another call is waiting.
             WebSocketDisconnect: the connection has ended and all is delivered.
         """
-        if self._waiter is not None:
+        if self._waiter is not None and not self._waiter.cancelled():
             raise InvalidState(
                 "another receive is already waiting on this WebSocket: "
                 "receive in one task, and pass messages on with an asyncio.Queue"
@@ -184,11 +188,13 @@ class Inbox:
         while not self._messages:
             if self.ended is not None:
                 raise WebSocketDisconnect(*self.ended)
-            self._waiter = self._loop.create_future()
+            waiter = self._waiter = self._loop.create_future()
             try:
-                await self._waiter
+                await waiter
             finally:
-                self._waiter = None
+                # Not that of another, who came when this was cancelled already.
+                if self._waiter is waiter:
+                    self._waiter = None
         message = self._messages.popleft()
         self._size -= len(message) + _MESSAGE_OVERHEAD
         if self._room_callback is not None and self._has_room():

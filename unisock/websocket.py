@@ -44,6 +44,8 @@ _REASON_TIMEOUT = 1.0
 _MAX_IN_A_ROW = 32
 # RFC 6455, section 5.5: a control frame carries 125 bytes, two are the code.
 _MAX_REASON = 123
+# RFC 9110, section 8.6: responses that have neither a body nor its length.
+_NO_BODY = (204, 304)
 
 
 class _Phase(enum.Enum):
@@ -162,6 +164,8 @@ class WebSocket:
             WebSocketDisconnect: the client has gone.
         """
         self._require_connecting("accept")
+        if subprotocol is not None and not isinstance(subprotocol, str):
+            raise TypeError(f"a subprotocol is a str, not {type(subprotocol).__name__}")
         if subprotocol is not None and subprotocol not in self.subprotocols:
             offered = ", ".join(self.subprotocols) or "none"
             raise ValueError(f"the client did not offer {subprotocol!r} (it offered {offered})")
@@ -437,6 +441,7 @@ class WebSocket:
             async with asyncio.timeout(_REASON_TIMEOUT):
                 await self._inbox.wait_ended()
         except TimeoutError:
+            self._inbox.closed_by = asyncio.current_task()
             self._inbox.disconnect(1006)
         assert self._inbox.ended is not None
         return WebSocketDisconnect(*self._inbox.ended)
@@ -480,8 +485,7 @@ class _WhileConnected:
         self._inbox.call_on_end(self._cancel)
 
     def _cancel(self) -> None:
-        # Called by whatever notices the end, which need not be a task.
-        if asyncio.current_task(self._task.get_loop()) is not self._task:
+        if self._inbox.closed_by is not self._task:
             self._cancelled = True
             self._task.cancel()
 
@@ -565,5 +569,8 @@ def check_response(
     names = {name for name, _ in pairs}
     if body and "content-type" not in names:
         pairs.append(("content-type", "text/plain; charset=utf-8"))
-    pairs.append(("content-length", str(len(body))))
+    if status_code not in _NO_BODY:
+        pairs.append(("content-length", str(len(body))))
+    elif body:
+        raise ValueError(f"a response of status {status_code} has no body")
     return int(status_code), body, pairs

@@ -24,7 +24,7 @@ async def tell(ws):
     await ws.receive()
     await ws.send_json({
         "params": {k: str(v) for k, v in ws.path_params.items()},
-        "context": dict(ws.state),
+        "context": {name: ws.state[name] for name in ws.state},
         "request": ws.request.path,
     })
 

@@ -28,7 +28,7 @@ async def tell(ws):
     await ws.accept()
     await ws.receive()
     await ws.send_json({
-        "user": ws.state.get("user"),
+        "user": getattr(ws.state, "user", None),
         "params": {k: str(v) for k, v in ws.path_params.items()},
         "path": ws.url.path,
     })

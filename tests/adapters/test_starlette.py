@@ -42,7 +42,7 @@ async def tell(ws):
     await ws.receive()
     request = ws.request
     await ws.send_json({
-        "tag": ws.state.get("tag"),
+        "tag": getattr(ws.state, "tag", None),
         "session": request.session,
         "params": {k: str(v) for k, v in ws.path_params.items()},
         "path": ws.url.path,

@@ -11,6 +11,8 @@ from contextlib import suppress
 from pathlib import Path
 from typing import TypeAlias
 
+import pytest
+
 from unisock.serving import FRAMEWORKS
 
 TIMEOUT = 30
@@ -62,6 +64,13 @@ class Command:
         """
         self.process.communicate(timeout=TIMEOUT)
         return self.process.returncode
+
+    def wait_for_parent(self) -> int:
+        """The exit status; none of its processes is left by then."""
+        status = self.process.wait(TIMEOUT)
+        with pytest.raises(ProcessLookupError):
+            os.killpg(self.process.pid, 0)
+        return status
 
     def clean_up(self) -> None:
         """Leave no process, whatever a test has found."""

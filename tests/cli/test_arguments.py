@@ -85,6 +85,13 @@ def test_mistake(unisock: Start, arguments: list[str], parts: list[str]) -> None
     assert_one_line(command, *parts)
 
 
+def test_the_current_directory_is_searched(tmp_path: Path) -> None:
+    # As the installed command is run: -P keeps Python from adding the directory itself.
+    command = [sys.executable, "-P", "-m", "unisock", "serve", "chat:rom", ON]
+    done = subprocess.run(command, cwd=tmp_path, check=False, capture_output=True, text=True)
+    assert "did you mean 'room'?" in done.stderr
+
+
 def assert_one_line(command: Command, *parts: str) -> None:
     lines = command.errors().splitlines()
     assert len(lines) == 1

@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
-from tests.cli.command import Start
+from tests.cli.command import Command, Start
 from unisock.serving import FRAMEWORKS
 
 QUIET = "--log-level=warning"
@@ -114,6 +114,20 @@ def test_a_second_interrupt_ends_the_wait(unisock: Start, tmp_path: Path, name: 
         command.send(signal.SIGINT)
     assert command.wait() == 0
     assert command.errors() == ""  # uvicorn tells when the time was up
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_second_interrupt_when_all_is_over(unisock: Start, tmp_path: Path, name: str) -> None:
+    (tmp_path / "late.py").write_text(
+        "import atexit, os, signal\n"
+        "atexit.register(os.kill, os.getpid(), signal.SIGINT)\n"
+        "async def late(ws): ...\n"
+    )
+    command = unisock("serve", "late:late", f"--on={name}", "--port=0", QUIET)
+    command.line()
+    command.send(signal.SIGINT)
+    assert command.wait() == 0
+    assert command.errors() == ""
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
@@ -225,7 +239,7 @@ def test_all_serve_and_stop_together(
         command.send(number, group=group)
         codes = {name: close_code(connection) for name, connection in connections.items()}
     assert all(code in SERVER_STOPS for code in codes.values()), codes
-    assert command.wait() == 0
+    assert command.wait_for_parent() == 0
     assert command.errors() == ""
     assert {int(line) for line in (tmp_path / "ended").read_text().split()} == pids
     assert not any(accepts(url) for url in urls.values())
@@ -284,25 +298,40 @@ BLOCKS = """\
 import threading
 async def blocks(ws):
     await ws.accept()
-    await ws.send("blocked")
+    await ws.send("ready")
     await ws.receive()
+    print("blocked", flush=True)
     threading.Event().wait()
 """
 
 
-@pytest.mark.parametrize("number", [signal.SIGKILL, signal.SIGTERM], ids=lambda n: n.name)
-def test_all_end_though_a_handler_blocks(
-    unisock: Start, tmp_path: Path, number: signal.Signals
-) -> None:
-    (tmp_path / "blocks.py").write_text(BLOCKS)
-    command = unisock("serve", "blocks:blocks", "--on=all", "--port=0", QUIET)
+def test_all_end_though_a_handler_blocks(unisock: Start, tmp_path: Path) -> None:
     with ExitStack() as stack:
-        for connection in connect_all(stack, command.urls()).values():
-            assert connection.recv(timeout=10) == "blocked"
-            connection.send("block")
-            connection.close_timeout = 0
-        command.send(number)
-        assert command.wait() == (0 if number == signal.SIGTERM else -number)
+        command = all_blocked(stack, unisock, tmp_path)
+        command.send(signal.SIGTERM)
+        assert command.wait_for_parent() == 0
+
+
+def test_all_end_with_a_parent_that_was_killed_though_a_handler_blocks(
+    unisock: Start, tmp_path: Path
+) -> None:
+    with ExitStack() as stack:
+        command = all_blocked(stack, unisock, tmp_path)
+        command.send(signal.SIGKILL)
+        assert command.wait() == -signal.SIGKILL
+
+
+def all_blocked(stack: ExitStack, start: Start, directory: Path) -> Command:
+    """Every framework, with a handler that does not let its server do anything."""
+    (directory / "blocks.py").write_text(BLOCKS)
+    command = start("serve", "blocks:blocks", "--on=all", "--port=0", QUIET)
+    for connection in connect_all(stack, command.urls()).values():
+        assert connection.recv(timeout=10) == "ready"
+        connection.close_timeout = 0
+        connection.send("block")
+    for _ in FRAMEWORKS:
+        assert command.line() == "blocked"
+    return command
 
 
 @pytest.mark.parametrize("number", SIGNALS, ids=lambda number: number.name)

@@ -1,15 +1,300 @@
-"""Section 10 of the contract: limits."""
+"""Section 10 of the contract: limits, and what no decent client sends."""
 
 from __future__ import annotations
 
-from unisock import WebSocket
+import asyncio
+import contextlib
+import re
+from collections.abc import AsyncIterator
+from dataclasses import dataclass, field
+from typing import Any
 
-from .harness import journal, mounted
+from unisock import WebSocket, WebSocketDisconnect
+
+from .harness import RawClient, Server, clause, frame, journal, mounted
+
+LIMIT = 10_000
+DEFAULT_LIMIT = 16 * 1024 * 1024
 
 
-@mounted("/probe/echo")
 async def echo(ws: WebSocket) -> None:
+    """Echo sizes of messages until the end; journal that."""
     await ws.accept()
-    async for message in ws:
-        await ws.send(message)
-    journal(ws, "end", code=ws.close_code, reason=ws.close_reason)
+    try:
+        while True:
+            message = await ws.receive()
+            data = message.encode() if isinstance(message, str) else message
+            await ws.send_json([type(message).__name__, len(data)])
+    except WebSocketDisconnect as exc:
+        journal(ws, "end", code=exc.code)
+
+
+mounted("/limits/default")(echo)
+mounted("/limits/small", max_message_size=LIMIT)(echo)
+
+
+@contextlib.asynccontextmanager
+async def _undisturbed(server: Server) -> AsyncIterator[None]:
+    """Have a healthy connection beside what happens in the body, and no traceback."""
+    mark = server.log_mark()
+    async with server.connect("/limits/default") as healthy:
+        await healthy.send("before")
+        assert await healthy.recv() == '["str",6]'
+        yield
+        await healthy.send("after")
+        assert await healthy.recv() == '["str",5]'
+    log = await server.settled(mark)
+    assert "Traceback" not in log, log
+
+
+async def _check_echo(raw: RawClient) -> None:
+    await raw.send_frame(2, b"fits")
+    assert (await raw.recv_frame()).payload == b'["bytes",4]'
+
+
+async def _journalled_end(raw: RawClient) -> int:
+    """The code that the handler learned, once the client's side has ended."""
+    with contextlib.suppress(ConnectionError):
+        await raw.send_frame(8, b"\x03\xe8")
+        await raw.eof()
+    code = (await raw.journal("end"))["code"]
+    assert isinstance(code, int)
+    return code
+
+
+# 10.1 Large messages
+
+_AT_THE_LIMIT = {
+    "binary": frame(2, b"x" * LIMIT),
+    "text": frame(1, b"x" * LIMIT),
+    "wide text": frame(1, "\u20ac".encode() * (LIMIT // 3)),
+    "fragments": b"".join(
+        frame(2 if n == 0 else 0, b"x" * (LIMIT // 1000), fin=n == 999) for n in range(1000)
+    ),
+}
+_OVER_THE_LIMIT = {
+    "binary": frame(2, b"x" * (LIMIT + 1)),
+    "text": frame(1, b"x" * (LIMIT + 1)),
+    # fewer characters than the limit, and more bytes
+    "wide text": frame(1, "\u20ac".encode() * (LIMIT // 3 + 1)),
+    "fragments": b"".join(
+        frame(2 if n == 0 else 0, b"x" * (LIMIT // 1000 + 1), fin=n == 999) for n in range(1000)
+    ),
+    "a last fragment": frame(2, b"x" * LIMIT, fin=False) + frame(0, b"x"),
+}
+
+
+@clause("10.1")
+async def test_a_message_over_the_limit_closes_with_1009(server: Server) -> None:
+    """In one frame, in a thousand fragments, and in text whose bytes are more than its letters."""
+    for name, message in _OVER_THE_LIMIT.items():
+        async with _undisturbed(server), server.raw("/limits/small") as raw:
+            await _check_echo(raw)
+            await raw.send(message)
+            assert (await raw.closed())[0] == 1009, name
+            assert await _journalled_end(raw) == 1009, name
+
+
+@clause("10.1")
+async def test_a_message_of_the_limit_is_taken(server: Server) -> None:
+    """Exactly the limit, whole and in a thousand fragments; more than once."""
+    async with server.raw("/limits/small") as raw:
+        for name, message in _AT_THE_LIMIT.items():
+            for _ in range(2):
+                await raw.send(message)
+                answer = (await raw.recv_frame()).payload
+                kind = b"str" if "text" in name else b"bytes"
+                size = LIMIT // 3 * 3 if name == "wide text" else LIMIT
+                assert answer == b'["%s",%d]' % (kind, size), name
+
+
+@clause("10.1")
+async def test_the_default_limit_is_16_mib(server: Server) -> None:
+    """A message of so much is taken, one byte more closes with 1009."""
+    async with _undisturbed(server):
+        async with server.connect("/limits/default") as client:
+            await client.send(b"x" * DEFAULT_LIMIT)
+            assert await client.recv() == f'["bytes",{DEFAULT_LIMIT}]'
+        async with server.raw("/limits/default") as raw:
+            message = frame(2, b"x" * (DEFAULT_LIMIT + 1))
+            # A server that goes by the length has left before the payload.
+            await raw.send(message if server.row.without("frame_length") else message[:14])
+            assert (await raw.closed())[0] == 1009
+
+
+@clause("10.1")
+async def test_a_frame_that_only_says_that_it_is_large(server: Server) -> None:
+    """Closed with 1009 before its payload comes, where the server looks at the length."""
+    head = frame(2)[:1] + bytes([0x80 | 127]) + (1 << 40).to_bytes(8, "big") + b"mask"
+    async with _undisturbed(server), server.raw("/limits/small") as raw:
+        await raw.send(head + b"x" * 1000)
+        if server.row.without("frame_length"):
+            raw.reset()
+            assert (await raw.journal("end"))["code"] == 1006
+        else:
+            assert (await raw.closed())[0] == 1009
+
+
+# 10.2 Handshakes
+
+
+@dataclass(frozen=True)
+class _BadHandshake:
+    """What is wrong with a handshake, and how that may be answered."""
+
+    request: dict[str, Any]
+    statuses: tuple[int, ...]
+    lack: str = ""
+    without: tuple[int, ...] = (101,)
+    """The statuses where `lack` is declared."""
+
+
+_HANDSHAKES = {
+    "no key": _BadHandshake({"key": None}, (400,)),
+    "a key that is no base64": _BadHandshake({"key": "!"}, (400,), "key", (101, 400)),
+    "a key of three bytes": _BadHandshake({"key": "AAAA"}, (400,), "key", (101, 400)),
+    "an empty key": _BadHandshake({"key": ""}, (400,), "key", (101, 400)),
+    "no version": _BadHandshake({"version": None}, (400, 426)),
+    "version 8": _BadHandshake({"version": "8"}, (400, 426), "version"),
+    "HTTP/1.0": _BadHandshake({"http": "1.0"}, (400, 426, 505), "http_1_0", (101, 402)),
+    "POST": _BadHandshake({"method": "POST"}, (400, 404, 405, 426), "method"),
+    "a header of 100 KB": _BadHandshake(
+        {"headers": {"X-Large": "x" * 100_000}}, (400, 413, 431), "header_limit", (101, 0)
+    ),
+}
+
+
+@clause("10.2")
+async def test_a_bad_handshake_gets_its_status(server: Server) -> None:
+    """A 4xx, and no handler runs; or what this row declares."""
+    for name, bad in _HANDSHAKES.items():
+        mark = server.log_mark()
+        lacks = bool(bad.lack) and server.row.without(bad.lack)
+        async with server.connect("/limits/default") as healthy:
+            async with server.raw("/limits/default", expect=None, **bad.request) as raw:
+                status = await _status(raw, may_be_none=lacks and 0 in bad.without)
+                assert status in (bad.without if lacks else bad.statuses), name
+                assert status == 101 or not raw.events(), name
+            await healthy.send("after")
+            assert await healthy.recv() == '["str",5]'
+        log = await server.settled(mark)
+        quiet = not (status in (400, 402, 426) and server.row.without("quiet_handshake"))
+        assert quiet is ("Traceback" not in log) or not quiet, f"{name}: {log}"
+
+
+async def _status(raw: RawClient, *, may_be_none: bool) -> int:
+    """The status of the response, 0 if there is none after the client's side has ended."""
+    if may_be_none:
+        await raw.eof()
+    try:
+        return (await raw.read_head()).status
+    except (EOFError, ConnectionError):
+        return 0
+
+
+# 10.2 Frames
+
+
+@dataclass(frozen=True)
+class _BadFrames:
+    """Frames that break RFC 6455, and the code that it names for them."""
+
+    frames: bytes
+    code: int = 1002
+    lacks: tuple[str, ...] = field(default=("error_codes",))
+
+
+_FRAMES = {
+    "an unmasked frame": _BadFrames(frame(1, b"x", mask=False)),
+    "the first reserved bit": _BadFrames(frame(1, b"x", rsv=4)),
+    "the last reserved bit": _BadFrames(frame(1, b"x", rsv=1)),
+    "an unknown data frame": _BadFrames(frame(3, b"x")),
+    "an unknown control frame": _BadFrames(frame(11)),
+    "a continuation of nothing": _BadFrames(frame(0, b"x")),
+    "a message amid fragments": _BadFrames(frame(1, b"x", fin=False) + frame(1, b"y")),
+    "a ping of 126 bytes": _BadFrames(frame(9, b"x" * 126)),
+    "a ping in fragments": _BadFrames(frame(9, b"x", fin=False)),
+    "text that is no UTF-8": _BadFrames(frame(1, b"x\xff"), 1007, ("error_codes", "quiet_utf8")),
+    "broken UTF-8 over fragments": _BadFrames(
+        frame(1, b"\xe2\x82", fin=False) + frame(9, b"between") + frame(0, b"\x28"),
+        1007,
+        ("error_codes", "quiet_utf8"),
+    ),
+    "UTF-8 that ends too early": _BadFrames(
+        frame(1, b"\xe2", fin=False) + frame(0, b"\x82"), 1007, ("error_codes", "quiet_utf8")
+    ),
+    "a surrogate": _BadFrames(frame(1, b"\xed\xa0\x80"), 1007, ("error_codes", "quiet_utf8")),
+    "a close frame of one byte": _BadFrames(frame(8, b"\x03")),
+    "a close with 1006": _BadFrames(frame(8, b"\x03\xee")),
+    "a close with 1005": _BadFrames(frame(8, b"\x03\xed")),
+    "a close with 999": _BadFrames(frame(8, b"\x03\xe7")),
+    "a close reason that is no UTF-8": _BadFrames(frame(8, b"\x03\xe8\xff"), 1007),
+}
+
+
+@clause("10.2", timeout=120)
+async def test_a_bad_frame_ends_the_connection_with_its_code(server: Server) -> None:
+    """1002 or 1007; where the server ends it without a code, the handler still learns the end."""
+    async with server.connect("/limits/default") as healthy:
+        for name, bad in _FRAMES.items():
+            mark = server.log_mark()
+            async with server.raw("/limits/default") as raw:
+                await _check_echo(raw)
+                await raw.send(bad.frames)
+                code, _ = await raw.closed()
+                learned = await _journalled_end(raw)
+            if "error_codes" in bad.lacks and server.row.without("error_codes"):
+                assert code in (bad.code, 1005, 1006), name
+                assert learned in (bad.code, 1005, 1006), name
+            else:
+                assert (code, learned) == (bad.code, bad.code), name
+            await healthy.send("after")
+            assert await healthy.recv() == '["str",5]'
+            log = await server.settled(mark)
+            if "quiet_utf8" in bad.lacks and server.row.without("quiet_utf8"):
+                assert len(re.findall("UnicodeDecodeError:", log)) == 1, name
+            else:
+                assert "Traceback" not in log, f"{name}: {log}"
+
+
+@clause("10.2")
+async def test_a_peer_that_vanishes_amid_a_frame(server: Server) -> None:
+    """In a head, in a payload, between fragments; by the stream's end and by a reset."""
+    beginnings = (
+        frame(2, b"x" * 1000)[:1],
+        frame(2, b"x" * 1000)[:3],
+        frame(2, b"x" * 1000)[:500],
+        frame(2, b"x" * 1000, fin=False),
+        frame(2, b"x", fin=False) + frame(0, b"x" * 1000)[:500],
+        frame(8, b"\x03\xe8")[:-1],
+    )
+    async with _undisturbed(server):
+        for beginning in beginnings:
+            for how in ("eof", "reset"):
+                async with server.raw("/limits/default") as raw:
+                    await _check_echo(raw)
+                    await raw.send(beginning)
+                    if how == "reset":
+                        raw.reset()
+                    else:
+                        await raw.eof()
+                    learned = (await raw.journal("end"))["code"]
+                    assert learned == 1006, (beginning[:20], how)
+
+
+@clause("10.2")
+async def test_a_client_that_leaves_amid_its_handshake(server: Server) -> None:
+    """Half a request and the end, by the stream's end and by a reset."""
+    async with _undisturbed(server):
+        for how in ("eof", "reset"):
+            reader, writer = await asyncio.open_connection(server.host, server.port)
+            raw = RawClient(server, reader, writer, "")
+            await raw.send(b"GET /limits/default HTTP/1.1\r\nHost: x\r\nUpgr")
+            if how == "reset":
+                raw.reset()
+            else:
+                await raw.eof()
+                await raw.ended()
+            writer.close()
+            with contextlib.suppress(ConnectionError):
+                await writer.wait_closed()

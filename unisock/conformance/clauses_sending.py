@@ -111,7 +111,10 @@ class Point:
 
 _JSON: list[tuple[Any, str]] = [
     ({"a": [1, 2.5, None, True, False], "b": {}}, '{"a":[1,2.5,null,true,false],"b":{}}'),
-    ("gr\u00fc\u00df \u20ac \U0001f600 \u2028 / < > & '", '"gr\u00fc\u00df \u20ac \U0001f600 \u2028 / < > & \'"'),
+    (
+        "gr\u00fc\u00df \u20ac \U0001f600 \u2028 / < > & '",
+        '"gr\u00fc\u00df \u20ac \U0001f600 \u2028 / < > & \'"',
+    ),
     ('"\\\n\t\x01', '"\\"\\\\\\n\\t\\u0001"'),
     ({"\u00e9": "\u00e9"}, '{"\u00e9":"\u00e9"}'),
     (None, "null"),

@@ -23,6 +23,7 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import dataclasses
 import functools
 import importlib
 import json
@@ -35,7 +36,15 @@ import subprocess
 import tempfile
 import time
 import uuid
-from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine, Iterator, Mapping, Sequence
+from collections.abc import (
+    AsyncIterator,
+    Awaitable,
+    Callable,
+    Coroutine,
+    Iterator,
+    Mapping,
+    Sequence,
+)
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -273,6 +282,40 @@ class Server:
         """The whole answer to a handshake that is to be rejected."""
         return await self._exchange(path, request)
 
+    async def check_rejected(
+        self,
+        path: str,
+        status: int,
+        body: bytes | None = None,
+        having: Headers = (),
+        **request: Any,
+    ) -> Response:
+        """Assert that a handshake is answered so, or as this row declares.
+
+        Args:
+            path: the path.
+            status: the status that the handler gave.
+            body: the body that it gave; `None` for any.
+            having: headers that the response must have.
+            **request: as of `write_request`.
+        """
+        if self.row.without("deferred_upgrade"):
+            self.row.without("http_rejection")
+            async with self.raw(path, **request) as raw:
+                code, _ = await raw.closed()
+                assert code == (1008 if status == 403 else 4000 + status), path
+                return dataclasses.replace(raw.response, id=raw.id)
+        response = await self.handshake(path, **request)
+        if self.row.without("http_rejection"):
+            assert (response.status, response.body) == (403, b""), path
+            return response
+        assert response.status == status, f"{path}: {response}"
+        if body is not None:
+            assert response.body == body, path
+        for name, value in having.items() if isinstance(having, Mapping) else having:
+            assert (name.lower(), value) in response.headers, path
+        return response
+
     async def http(self, path: str, headers: Headers = (), method: str = "GET") -> Response:
         """The whole answer to a plain HTTP request."""
         plain = {"headers": headers, "method": method, "websocket": False}
@@ -325,8 +368,10 @@ class Server:
     async def journal(self, connection_id: str, event: str) -> dict[str, Any]:
         """Wait for the first such event of a connection; return its data."""
         with _explained(
-            lambda: f"no {event!r} in the journal, but {self.events(connection_id)}; "
-            f"the log ends with:\n{self.log()[-3000:]}"
+            lambda: (
+                f"no {event!r} in the journal, but {self.events(connection_id)}; "
+                f"the log ends with:\n{self.log()[-3000:]}"
+            )
         ):
             async with asyncio.timeout(_EVENT_TIMEOUT):
                 while True:
@@ -590,7 +635,13 @@ class RawClient(_Journalled):
         await self.writer.drain()
 
     async def send_frame(
-        self, opcode: int, payload: bytes = b"", *, fin: bool = True, mask: bool = True, rsv: int = 0
+        self,
+        opcode: int,
+        payload: bytes = b"",
+        *,
+        fin: bool = True,
+        mask: bool = True,
+        rsv: int = 0,
     ) -> None:
         """Write one frame."""
         await self.send(frame(opcode, payload, fin=fin, mask=mask, rsv=rsv))
@@ -677,8 +728,9 @@ class RawClient(_Journalled):
 
     async def eof(self) -> None:
         """End the stream from this side, without a close frame."""
-        await self.writer.drain()
-        self.writer.write_eof()
+        with contextlib.suppress(OSError):  # the server was first
+            await self.writer.drain()
+            self.writer.write_eof()
 
     def reset(self) -> None:
         """Break the connection with a TCP reset."""

@@ -70,15 +70,11 @@ class Row:
 
     def sees(self, code: int, reason: str = "") -> tuple[int, str]:
         """What a handler learns of the peer's close with `code` and `reason`."""
-        if self.without("close_code"):
+        if self.without("close_code") or (code == 1005 and self.without("no_code")):
             code = 1006
         if reason and self.without("close_reason"):
             reason = ""
         return code, reason
-
-    def sees_broken(self) -> int:
-        """The code that a handler learns of a connection that broke."""
-        return 1005 if self.without("broken_code") else 1006
 
 
 # The project's own matrix
@@ -94,19 +90,64 @@ _NO_MOUNT = "bare ASGI has no router to mount on: ASGIApp is the form"
 _FLASKS_OWN = "the clause is of Flask alone; elsewhere nothing imports it"
 _ONE_TREE = "Falcon 4.4 has no applications below others"
 
-_HYPERCORN_CODE = "hypercorn 0.18 tells the application 1006, whatever the peer said"
-_HYPERCORN_REASON = "hypercorn 0.18 tells no reason"
-_GRANIAN_HEADERS = "granian 2.8 drops the headers of websocket.accept"
-_GRANIAN_REJECTION = "granian 2.8 has no websocket.http.response: every rejection is a 403"
-_GRANIAN_REASON = "granian 2.8 tells no reason"
-_GRANIAN_BROKEN = "granian 2.8 tells a broken connection as one closed without a code"
+_H11_1_0 = "uvicorn 0.54 accepts handshakes of HTTP/1.0"
+_WSPROTO = "wsproto 1.3"
 
-_STOCK_UPGRADED = "gevent-websocket 0.10 has sent the 101 before the application is asked"
+_UVICORN_SANSIO = {
+    "http_1_0": _H11_1_0,
+    "header_limit": "uvicorn 0.54 websockets-sansio does not answer when a header is too long",
+    "quiet_utf8": "uvicorn 0.54 websockets-sansio logs a traceback for text that is no UTF-8",
+}
+_UVICORN_WEBSOCKETS = {
+    "http_1_0": _H11_1_0,
+    "any_status": "uvicorn 0.54 websockets sends registered statuses only: else a 403",
+}
+_UVICORN_WSPROTO = {
+    "http_1_0": _H11_1_0,
+    "header_limit": "uvicorn 0.54 wsproto takes a header of 100 KB",
+    "key": f"{_WSPROTO} accepts any key",
+    "error_codes": "uvicorn 0.54 wsproto ends the TCP connection on a protocol error",
+    "frame_length": f"{_WSPROTO} waits for the payload, however long",
+}
+_HYPERCORN = {
+    "close_code": "hypercorn 0.18 tells the application 1006, whatever the peer said",
+    "close_reason": "hypercorn 0.18 tells the application no reason",
+    "key": f"{_WSPROTO} accepts any key",
+    "error_codes": "hypercorn 0.18 ends the TCP connection on a protocol error",
+    "frame_length": f"{_WSPROTO} waits for the payload, however long",
+}
+_GRANIAN = {
+    "accept_headers": "granian 2.8 drops the headers of websocket.accept",
+    "close_reason": "granian 2.8 tells the application no reason",
+    "no_code": "granian 2.8 tells a close without a code as it does a broken connection",
+    "http_1_0": "granian 2.8 accepts handshakes of HTTP/1.0",
+    "method": "granian 2.8 accepts handshakes that are no GET",
+    "header_limit": "granian 2.8 takes a header of 100 KB",
+    "key": "granian 2.8 accepts any key",
+    "error_codes": "granian 2.8 closes without a code on most protocol errors",
+    "frame_length": "granian 2.8 waits for the payload, however long",
+}
+_UPGRADED = "gevent-websocket 0.10 has sent the 101 before the application is asked"
+_STOCK = {
+    "accept_headers": _UPGRADED,
+    "subprotocol": _UPGRADED,
+    "http_rejection": _UPGRADED,
+    "deferred_upgrade": f"{_UPGRADED}: a rejection is a close 1008 or 4000 + status",
+    "no_route": f"{_UPGRADED}: what no route matches is closed without a code",
+    "version": "gevent-websocket 0.10 accepts versions 7 and 8",
+    "http_1_0": "gevent-websocket 0.10 answers HTTP/1.0 with 402",
+    "key": "gevent-websocket 0.10 accepts two keys",
+    "quiet_handshake": "gevent-websocket 0.10 on Python 3 fails while it answers a bad handshake",
+}
 
 _FORMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     {
         "asgi": {
-            "lacks": {"http_error": _NO_HTTP_ERROR, "mount": _NO_MOUNT, "flask_context": _FLASKS_OWN},
+            "lacks": {
+                "http_error": _NO_HTTP_ERROR,
+                "mount": _NO_MOUNT,
+                "flask_context": _FLASKS_OWN,
+            },
             "request_type": "builtins.dict",
             "no_route_status": 403,
             "by_hand": {"ASGIApp": "/by-hand/{}"},
@@ -143,60 +184,39 @@ _FORMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
     }
 )
 
-_SERVERS: Mapping[str, tuple[Capabilities, Mapping[str, str]]] = MappingProxyType(
+_SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
     {
-        "uvicorn websockets-sansio": (Capabilities(), {}),
-        "uvicorn websockets": (Capabilities(), {}),
-        "uvicorn wsproto": (Capabilities(), {}),
-        "hypercorn": (
-            Capabilities(close_code=False, close_reason=False),
-            {"close_code": _HYPERCORN_CODE, "close_reason": _HYPERCORN_REASON},
-        ),
-        "granian": (
-            Capabilities(accept_headers=False, http_rejection=False, close_reason=False),
-            {
-                "accept_headers": _GRANIAN_HEADERS,
-                "http_rejection": _GRANIAN_REJECTION,
-                "close_reason": _GRANIAN_REASON,
-                "broken_code": _GRANIAN_BROKEN,
-            },
-        ),
-        "WSGIServer unpatched": (Capabilities(), {}),
-        "WSGIServer patched": (Capabilities(), {}),
-        "WSGIServer stock": (
-            Capabilities(accept_headers=False, subprotocol=False, http_rejection=False),
-            {
-                "accept_headers": _STOCK_UPGRADED,
-                "subprotocol": _STOCK_UPGRADED,
-                "http_rejection": _STOCK_UPGRADED,
-            },
-        ),
-        "gunicorn unisock": (Capabilities(), {}),
-        "gunicorn stock": (
-            Capabilities(accept_headers=False, subprotocol=False, http_rejection=False),
-            {
-                "accept_headers": _STOCK_UPGRADED,
-                "subprotocol": _STOCK_UPGRADED,
-                "http_rejection": _STOCK_UPGRADED,
-            },
-        ),
+        "uvicorn websockets-sansio": _UVICORN_SANSIO,
+        "uvicorn websockets": _UVICORN_WEBSOCKETS,
+        "uvicorn wsproto": _UVICORN_WSPROTO,
+        "hypercorn": _HYPERCORN,
+        "granian": _GRANIAN,
+        "WSGIServer unpatched": {},
+        "WSGIServer patched": {},
+        "WSGIServer stock": _STOCK,
+        "gunicorn unisock": {},
+        "gunicorn stock": _STOCK,
     }
 )
 _ASGI_SERVERS = tuple(_SERVERS)[:5]
 _WSGI_SERVERS = tuple(_SERVERS)[5:]
 
 
+def _capabilities(lacks: Mapping[str, str]) -> Capabilities:
+    return Capabilities(**{f.name: f.name not in lacks for f in fields(Capabilities)})
+
+
 def _rows() -> Iterator[Row]:
     for framework, forms in _FORMS.items():
         for server in _WSGI_SERVERS if framework == "flask" else _ASGI_SERVERS:
-            capabilities, lacks = _SERVERS[server]
+            lacks = {**_SERVERS[server], **forms.get("lacks", {})}
             yield Row(
                 name=f"{framework} on {server}",
                 framework=framework,
                 server=server,
                 command=_command(framework, server),
-                capabilities=capabilities,
-                **{**forms, "lacks": {**lacks, **forms.get("lacks", {})}},
+                capabilities=_capabilities(lacks),
+                **{**forms, "lacks": lacks},
             )
 
 

@@ -64,7 +64,9 @@ class Table:
         lines.append("")
         lines += [f"{n:>3}  {row.name}" for n, row in enumerate(rows, 1)]
         lines.append("")
-        lines.append("ok: as the contract says   FAIL: it does not   --: some test of it did not run")
+        lines.append(
+            "ok: as the contract says   FAIL: it does not   --: some test of it did not run"
+        )
         lines += [f"  {letter}: {key}: {reason}" for (key, reason), letter in letters.items()]
         ran = {self._tests[nodeid][0] for nodeid in self._passed | self._failed}
         lines.append(f"{len(ran)} of {len(rows)} rows ran, {len(clauses)} clauses")
