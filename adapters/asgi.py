@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from functools import cached_property
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote
 
@@ -104,6 +105,11 @@ class ASGIHandshake(Handshake):
         params: Mapping[str, Any] = self.scope.get("path_params", {})
         return params
 
+    @cached_property
+    def subprotocols(self) -> tuple[str, ...]:
+        """From the headers; uvicorn 0.54 on wsproto leaves them in the scope alone."""
+        return super().subprotocols or tuple(self.scope.get("subprotocols") or ())
+
     @property
     def client(self) -> Address | None:
         """The scope's client; granian 2.8 gives its port as a string."""
@@ -131,6 +137,7 @@ class ASGITransport(PullTransport):
         self._is_granian = _is_granian(handshake.scope)
         self._receive = receive
         self._asgi_send = send
+        self._send_lock = asyncio.Lock()
 
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """``websocket.accept``."""
@@ -147,6 +154,9 @@ class ASGITransport(PullTransport):
         if not self.capabilities.http_rejection:
             await self._translated({"type": "websocket.close", "code": 1000})
             return
+        if self._is_granian:
+            # granian 2.8 dies, the whole process, of a name that is repeated.
+            headers = list(dict(headers).items())
         try:
             await self._translated(
                 {
@@ -164,10 +174,9 @@ class ASGITransport(PullTransport):
     async def send(self, data: str | bytes) -> None:
         """``websocket.send``."""
         key = "text" if isinstance(data, str) else "bytes"
-        try:
-            await self._asgi_send({"type": "websocket.send", key: data})
-        except _LOST as exc:
-            raise ConnectionLost from exc
+        # uvicorn 0.54 on `websockets` fails where two sends wait for the peer.
+        async with self._send_lock:
+            await self._translated({"type": "websocket.send", key: data})
 
     async def close(self, code: int, reason: str) -> None:
         """``websocket.close``."""

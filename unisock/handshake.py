@@ -259,7 +259,7 @@ def check_headers(
         return []
     if isinstance(headers, (str, bytes)):
         raise TypeError("headers are a mapping or pairs of str, not one string")
-    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    pairs: Iterable[tuple[str, str]] = headers.items() if isinstance(headers, Mapping) else headers
     return [_check_header(name, value, forbidden) for name, value in pairs]
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, TypedDict
@@ -191,7 +192,7 @@ def _plain(obj: Any) -> Any:
 
 def _refuse_non_finite(obj: Any) -> None:
     if isinstance(obj, float):
-        if obj != obj or obj in (float("inf"), float("-inf")):
+        if not math.isfinite(obj):
             raise ValueError(f"{obj} is not a JSON number")
     elif isinstance(obj, dict):
         for value in obj.values():

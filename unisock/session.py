@@ -33,7 +33,7 @@ from .errors import (
     WebSocketException,
 )
 from .options import Options
-from .transport import HTTPError, Transport
+from .transport import HTTPError, HTTPResponse, Transport
 from .websocket import WebSocket
 
 logger = logging.getLogger("unisock")
@@ -111,15 +111,8 @@ async def _run_handler(
     except asyncio.CancelledError:
         await _end(ws, options, 503, 1012)
         raise
-    except Exception as exc:
-        try:
-            goes_on = await _end_by(exc, ws, transport, options)
-        except Exception:
-            # Its status, code or headers are none that can be sent.
-            await _end(ws, options, 500, 1011)
-            raise
-        if goes_on is not None:
-            raise goes_on
+    except Exception as exc:  # noqa: BLE001  # what it is decides how the connection ends
+        await _end_by(exc, ws, transport, options)
     else:
         if ws._connecting and not ws.closed:
             logger.warning(
@@ -129,14 +122,36 @@ async def _run_handler(
         await _end(ws, options, 403, 1000)
 
 
-async def _end_by(
-    exc: Exception, ws: WebSocket, transport: Transport, options: Options
-) -> BaseException | None:
-    """End the connection as `exc` says; return what goes on to the framework."""
-    ending = _ending_of(exc, transport)
-    if ending is None:
+async def _end_by(exc: Exception, ws: WebSocket, transport: Transport, options: Options) -> None:
+    """End the connection as `exc` says, and raise what goes on to the framework."""
+    try:
+        ending = _ending_of(exc, transport)
+        if ending is not None and not _framework_answers(ending, ws):
+            await _end_as(ending, ws, options)
+            return
+    except (TypeError, ValueError, AttributeError):
+        # Its status, code or headers are none that can be sent.
         await _end(ws, options, 500, 1011)
-        return exc
+        raise
+    if ending is not None and ending.__cause__ is not None:
+        raise ending.__cause__
+    await _end(ws, options, 500, 1011)
+    raise exc
+
+
+def _framework_answers(ending: BaseException, ws: WebSocket) -> bool:
+    """Whether the framework gives its own HTTP error a body, if it goes on to it."""
+    return (
+        isinstance(ending, HTTPError)
+        and ending.response is None
+        and ws.capabilities.http_rejection
+        and ending.__cause__ is not None
+        and ws._connecting
+        and not ws.closed
+    )
+
+
+async def _end_as(ending: BaseException, ws: WebSocket, options: Options) -> None:
     match ending:
         case WebSocketException():
             await _end(ws, options, 403, ending.code, ending.reason)
@@ -146,16 +161,13 @@ async def _end_by(
         case HandshakeRejected():
             await _reject_or_close(ws, options, ending.status_code, "", ending.body, ending.headers)
         case HTTPError():
-            framework_answers = ending.response is None and ws.capabilities.http_rejection
-            if ws._connecting and not ws.closed and framework_answers and ending.__cause__:
-                return ending.__cause__
-            body = ending.response.body if ending.response else b""
-            headers = ending.response.headers if ending.response else None
-            await _reject_or_close(ws, options, ending.status_code, ending.title, body, headers)
+            response = ending.response or HTTPResponse()
+            await _reject_or_close(
+                ws, options, ending.status_code, ending.title, response.body, response.headers
+            )
         case _:
             logger.debug("handler ended by the disconnect: %s", ending)
             await _end(ws, options, 403, 1000)
-    return None
 
 
 async def _reject_or_close(

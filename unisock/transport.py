@@ -333,11 +333,13 @@ class PullTransport(Transport):
 
     async def _fail(self, inbox: Inbox, code: int, reason: str) -> None:
         """Fail the connection from this side (RFC 6455, section 7.1.7)."""
-        inbox.disconnect(code, reason)
         try:
+            # Before the handler learns of it: its end would cancel this.
             await self.close(code, reason)
         except ConnectionLost:
             return
+        finally:
+            inbox.disconnect(code, reason)
 
     async def _room(self, inbox: Inbox) -> None:
         room = asyncio.Event()

@@ -295,12 +295,12 @@ def test_all_end_with_a_parent_that_was_killed(unisock: Start, echo: str, tmp_pa
 
 
 BLOCKS = """\
-import threading
+import os, threading
 async def blocks(ws):
     await ws.accept()
     await ws.send("ready")
     await ws.receive()
-    print("blocked", flush=True)
+    os.write(1, b"blocked\n")  # whole, for others write as well
     threading.Event().wait()
 """
 
@@ -339,9 +339,9 @@ def test_a_signal_while_the_workers_start(
     unisock: Start, tmp_path: Path, number: signal.Signals
 ) -> None:
     (tmp_path / "slow.py").write_text(
-        "import sys, threading\n"
+        "import os, sys, threading\n"
         "if any(argument.startswith('--worker') for argument in sys.argv):\n"
-        "    print('importing', flush=True)\n"
+        "    os.write(1, b'importing\\n')\n"
         "    threading.Event().wait()\n"
         "async def slow(ws): ...\n"
     )

@@ -72,7 +72,7 @@ def test_a_pong_behind_unread_messages_is_no_timeout(server: GeventServer) -> No
         client.socket.settimeout(10)
         server.get("/read-now")
         client.file = client.socket.makefile("rb")
-        texts = []
+        texts: list[bytes] = []
         while len(texts) < 3:
             opcode, payload = client.read_frame()
             if opcode == TEXT:

@@ -224,10 +224,9 @@ async def test_how_a_handler_ends_before_accept(server: Server) -> None:
 async def test_an_error_before_accept_is_500_and_goes_on_once(server: Server) -> None:
     """Without a word of it to the client; the framework sees it, once."""
     for how, kind in (("error", "LookupError"), ("error?group", "ExceptionGroup")):
-        mark = server.log_mark()
         id = await _check_rejection(server, how, 500)
-        await server.wait_log(SECRET, mark)
-        await server.settled(mark)
+        await server.journal(id, "framework-error")
+        await server.settled()
         assert server.events(id) == [("framework-error", {"type": kind})]
 
 
@@ -284,11 +283,10 @@ async def test_a_frameworks_http_error_with_the_connection_open(server: Server) 
 async def test_an_error_with_the_connection_open_is_1011_and_goes_on_once(server: Server) -> None:
     """Without a word of it to the client; the framework sees it, once."""
     for how, kind in (("error", "LookupError"), ("error?group", "ExceptionGroup")):
-        mark = server.log_mark()
         async with server.connect(f"/closing/ends/open/{how}") as client:
             assert await client.closed() == (1011, "")
-        await server.wait_log(SECRET, mark)
-        await server.settled(mark)
+        await client.journal("framework-error")
+        await server.settled()
         assert client.events() == [("framework-error", {"type": kind})]
 
 

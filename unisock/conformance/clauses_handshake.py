@@ -33,6 +33,7 @@ async def _told(client: Client | RawClient) -> Any:
     """What the handler has read; it must be the same at all times."""
     if isinstance(client, RawClient):
         await client.send_frame(8, b"\x03\xe8")
+        await client.eof()
     else:
         await client.close()
     before = (await client.journal("before"))["read"]
@@ -146,7 +147,7 @@ def _read_headers(ws: WebSocket) -> dict[str, Any]:
         "all": headers.getall("x-tWICE"),
         "spelled": ["x-other" in headers, "X-OTHER" in headers, "x_other" in headers],
         "names": sorted({name for name in headers if name.startswith("x-")}),
-        "latin-1": headers["X-Latin"],
+        "latin-1": headers.get("X-Latin"),
         "upgrade": headers["upgrade"].lower(),
         "writable": hasattr(headers, "__setitem__") or hasattr(headers, "add"),
     }
@@ -163,15 +164,17 @@ async def test_headers(server: Server) -> None:
         ("X-Other", "between"),
         ("x-twice", "two, three"),
         ("X-TWICE", ""),
-        ("X-Latin", "gr\u00fc\u00df"),
     ]
+    latin = None if server.row.without("latin1") else "gr\u00fc\u00df"
+    if latin is not None:
+        sent.append(("X-Latin", latin))
     async with server.raw("/handshake/headers", headers=sent) as raw:
         assert await _told(raw) == {
             "first": "one",
             "all": ["one", "two, three", ""],
             "spelled": [True, True, False],
-            "names": ["x-latin", "x-other", "x-twice"],
-            "latin-1": "gr\u00fc\u00df",
+            "names": ["x-latin"] * (latin is not None) + ["x-other", "x-twice"],
+            "latin-1": latin,
             "upgrade": "websocket",
             "writable": False,
         }

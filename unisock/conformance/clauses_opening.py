@@ -44,6 +44,8 @@ async def test_accept_sends_subprotocol_and_headers(server: Server) -> None:
             async with server.connect(path, subprotocols=["other", "chat.v1"]) as client:
                 got = client.ws.response.headers
                 sent = [(n.lower(), v) for n, v in expected]
+                if not dict(sent).get("x-latin", "").isascii() and server.row.without("latin1"):
+                    sent = [(n, v.encode().decode("latin-1")) for n, v in sent]
                 names = ("x-one", "x-latin", "set-cookie")
                 assert [(n.lower(), v) for n, v in got.raw_items() if n.lower() in names] == sent
                 if subprotocol == "none" or server.row.without("subprotocol"):
@@ -173,6 +175,8 @@ async def test_reject_is_that_http_response(server: Server) -> None:
         headers = rejection.headers
         if kind == "unregistered" and server.row.without("any_status"):
             status, body, headers = 403, b"", ()
+        if len(headers) > len(dict(headers)) and server.row.without("repeated_headers"):
+            headers = tuple(dict(headers).items())
         path = f"/opening/reject/{kind}"
         response = await server.check_rejected(path, status, body, headers)
         assert await server.journal(response.id, "rejected") == {"closed": True}

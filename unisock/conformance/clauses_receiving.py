@@ -489,11 +489,12 @@ async def test_a_second_receive_raises_and_the_first_is_unharmed(server: Server)
 
 @mounted("/receiving/late", max_queue=100)
 async def receive_late(ws: WebSocket) -> None:
-    """Receive once the test says so, and journal all that came and the end."""
+    """Receive late, if told so once all is over; journal all that came and the end."""
     await ws.accept()
-    while not getattr(ws.state, "go", False):
-        await asyncio.sleep(0.01)
-        ws.state.go = ws.closed or ws.query_params.get("wait") != "closed"
+    if ws.query_params.get("wait") == "closed":
+        await ws.wait_closed()
+    else:
+        await asyncio.sleep(0.05)
     got: list[str] = []
     try:
         while True:

@@ -100,9 +100,12 @@ _UVICORN_SANSIO = {
 }
 _UVICORN_WEBSOCKETS = {
     "http_1_0": _H11_1_0,
+    "latin1": "uvicorn 0.54 websockets fails on request headers outside ASCII, and sends its own as UTF-8",
+    "error_code_told": "uvicorn 0.54 websockets tells the application 1006 for a protocol error",
     "any_status": "uvicorn 0.54 websockets sends registered statuses only: else a 403",
 }
 _UVICORN_WSPROTO = {
+    "compressed_fragments": f"{_WSPROTO} does not inflate the fragments that follow a ping",
     "http_1_0": _H11_1_0,
     "header_limit": "uvicorn 0.54 wsproto takes a header of 100 KB",
     "key": f"{_WSPROTO} accepts any key",
@@ -112,20 +115,23 @@ _UVICORN_WSPROTO = {
 _HYPERCORN = {
     "close_code": "hypercorn 0.18 tells the application 1006, whatever the peer said",
     "close_reason": "hypercorn 0.18 tells the application no reason",
+    "failing_send": "hypercorn 0.18 lets sends to a peer that has gone pass: a receive tells",
+    "compressed_fragments": f"{_WSPROTO} does not inflate the fragments that follow a ping",
     "key": f"{_WSPROTO} accepts any key",
     "error_codes": "hypercorn 0.18 ends the TCP connection on a protocol error",
     "frame_length": f"{_WSPROTO} waits for the payload, however long",
 }
 _GRANIAN = {
     "accept_headers": "granian 2.8 drops the headers of websocket.accept",
+    "repeated_headers": "granian 2.8 dies of a rejection that repeats a header: the last is sent",
     "close_reason": "granian 2.8 tells the application no reason",
+    "failing_send": "granian 2.8 lets sends to a peer that has gone pass: a receive tells",
     "no_code": "granian 2.8 tells a close without a code as it does a broken connection",
     "http_1_0": "granian 2.8 accepts handshakes of HTTP/1.0",
     "method": "granian 2.8 accepts handshakes that are no GET",
     "header_limit": "granian 2.8 takes a header of 100 KB",
     "key": "granian 2.8 accepts any key",
     "error_codes": "granian 2.8 closes without a code on most protocol errors",
-    "frame_length": "granian 2.8 waits for the payload, however long",
 }
 _UPGRADED = "gevent-websocket 0.10 has sent the 101 before the application is asked"
 _STOCK = {
