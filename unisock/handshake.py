@@ -10,7 +10,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import cached_property
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import parse_qsl, unquote, urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
@@ -21,6 +21,8 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 _NO_HOST = re.compile(r"[/?#@\\\s]")
 _NOT_HOST = re.compile(r"[/?#\\]")
 _QUOTED_PAIR = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
+
+_Pairs: TypeAlias = Iterable[tuple[str, str]]
 
 
 class Address(NamedTuple):
@@ -259,8 +261,8 @@ def check_headers(
         return []
     if isinstance(headers, (str, bytes)):
         raise TypeError("headers are a mapping or pairs of str, not one string")
-    pairs: Iterable[tuple[str, str]] = headers.items() if isinstance(headers, Mapping) else headers
-    return [_check_header(name, value, forbidden) for name, value in pairs]
+    pairs = headers.items() if isinstance(headers, Mapping) else headers
+    return [_check_header(name, value, forbidden) for name, value in cast(_Pairs, pairs)]
 
 
 def _check_header(name: str, value: str, forbidden: frozenset[str]) -> tuple[str, str]:
