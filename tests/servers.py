@@ -138,14 +138,13 @@ class RawClient:
             continue
         return status
 
-    def send_frame(self, opcode: int, payload: bytes) -> None:
-        """Send a final frame; its mask is zero."""
-        size = len(payload)
-        if size < 126:
-            head = struct.pack("!BB", 0x80 | opcode, 0x80 | size)
-        else:
-            head = struct.pack("!BBQ", 0x80 | opcode, 0x80 | 127, size)
-        self.socket.sendall(head + bytes(4) + payload)
+    def write(self, data: bytes) -> None:
+        """Write bytes as they are."""
+        self.socket.sendall(data)
+
+    def send_frame(self, opcode: int, payload: bytes, fin: bool = True) -> None:
+        """Send a frame."""
+        self.write(frame(opcode, payload, fin))
 
     def read_frame(self) -> tuple[int, bytes]:
         """Opcode and payload of the next frame; ``(-1, b"")`` at the end of the stream."""
@@ -177,3 +176,14 @@ class RawClient:
 
     def __exit__(self, *exc: object) -> None:
         self.close()
+
+
+def frame(opcode: int, payload: bytes, fin: bool = True) -> bytes:
+    """The bytes of a frame whose mask is zero."""
+    first = opcode | (0x80 if fin else 0)
+    size = len(payload)
+    if size < 126:
+        head = struct.pack("!BB", first, 0x80 | size)
+    else:
+        head = struct.pack("!BBQ", first, 0x80 | 127, size)
+    return head + bytes(4) + payload

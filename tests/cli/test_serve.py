@@ -300,7 +300,7 @@ async def blocks(ws):
     await ws.accept()
     await ws.send("ready")
     await ws.receive()
-    os.write(1, b"blocked\n")  # whole, for others write as well
+    os.write(1, b"blocked\\n")  # whole, for others write as well
     threading.Event().wait()
 """
 

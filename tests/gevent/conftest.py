@@ -5,28 +5,32 @@ from __future__ import annotations
 import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
-from typing import Any
 
 import pytest
 
-from tests.gevent.running import GeventServer
+from tests.servers import Server
+
+SOURCE = Path(__file__).with_name("server.py")
+
+
+def _start(kind: str, folder: Path) -> Server:
+    return Server(folder, SOURCE.read_text(), KIND=kind)
 
 
 @pytest.fixture(scope="module", params=["unpatched", "patched"])
-def server(request: pytest.FixtureRequest, tmp_path_factory: Any) -> Iterator[GeventServer]:
+def server(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Server]:
     """A server, with and without ``monkey.patch_all()``."""
-    running = GeventServer(request.param, tmp_path_factory.mktemp("gevent") / "log")
-    yield running
-    running.stop()
+    with _start(request.param, tmp_path_factory.mktemp("gevent")) as running:
+        yield running
 
 
 @pytest.fixture(params=["unpatched", "patched"])
-def spare_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[GeventServer]:
+def spare_server(request: pytest.FixtureRequest, tmp_path: Path) -> Iterator[Server]:
     """A server of a test's own, to be stopped."""
-    running = GeventServer(request.param, tmp_path / "log")
-    yield running
-    running.process.kill()
-    running.process.wait()
+    with _start(request.param, tmp_path) as running:
+        yield running
 
 
 @pytest.fixture

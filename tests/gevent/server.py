@@ -1,21 +1,21 @@
 """The server of these tests: Flask on gevent's WSGIServer, patched or not.
 
-``python server.py PORT patched|unpatched``
+Takes its port and its kind from the environment: ``PORT``, ``KIND``.
 """
 
 from __future__ import annotations
 
-import sys
+import os
 
-if sys.argv[2] == "patched":
+if os.environ["KIND"] == "patched":
     from gevent import monkey
 
     monkey.patch_all()
 
 import asyncio
 import logging
-import os
 import signal
+import sys
 import threading
 
 import flask
@@ -28,7 +28,7 @@ from unisock.adapters.flask import WebSocketHandler
 from unisock.adapters.gevent_loop import hub_event_loop
 
 app = flask.Flask(__name__)
-port = int(sys.argv[1])
+port = int(os.environ["PORT"])
 
 
 async def echo(ws: WebSocket) -> None:

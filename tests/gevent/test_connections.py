@@ -12,21 +12,21 @@ import pytest
 from websockets.asyncio.client import connect
 from websockets.exceptions import ConnectionClosed
 
-from tests.gevent.running import GeventServer, frame
+from tests.servers import Server, frame
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
 
 Eventually = Callable[[Callable[[], bool]], None]
 
 
-def _counts(server: GeventServer) -> dict[str, int]:
-    counts: dict[str, int] = json.loads(server.get("/counts"))
+def _counts(server: Server) -> dict[str, int]:
+    counts: dict[str, int] = json.loads(server.get("/counts")[1])
     return counts
 
 
-def test_a_peer_that_answers_pings_stays(server: GeventServer) -> None:
+def test_a_peer_that_answers_pings_stays(server: Server) -> None:
     with server.raw("/pinged") as client:
-        client.handshake()
+        client.read_head()
         assert client.read_frame() == (TEXT, b"sleeping")
         for _ in range(3):
             opcode, payload = client.read_frame()
@@ -35,9 +35,9 @@ def test_a_peer_that_answers_pings_stays(server: GeventServer) -> None:
             client.write(frame(PONG, payload))
 
 
-def test_a_peer_that_answers_no_ping_is_gone(server: GeventServer) -> None:
+def test_a_peer_that_answers_no_ping_is_gone(server: Server) -> None:
     with server.raw("/pinged") as client:
-        client.handshake()
+        client.read_head()
         assert client.read_frame() == (TEXT, b"sleeping")
         assert client.read_frame()[0] == PING
         opcode, payload = client.read_frame()
@@ -47,16 +47,16 @@ def test_a_peer_that_answers_no_ping_is_gone(server: GeventServer) -> None:
     assert _counts(server)["code"] == 1006
 
 
-def test_without_a_timeout_pings_go_on_unanswered(server: GeventServer) -> None:
+def test_without_a_timeout_pings_go_on_unanswered(server: Server) -> None:
     with server.raw("/pinged-untimed") as client:
-        client.handshake()
+        client.read_head()
         assert client.read_frame() == (TEXT, b"sleeping")
         assert [client.read_frame()[0] for _ in range(4)] == [PING] * 4
 
 
-def test_a_pong_behind_unread_messages_is_no_timeout(server: GeventServer) -> None:
+def test_a_pong_behind_unread_messages_is_no_timeout(server: Server) -> None:
     with server.raw("/pinged-late") as client:
-        client.handshake()
+        client.read_head()
         assert client.read_frame() == (TEXT, b"accepted")
         # The inbox takes one: from here on the server reads nothing.
         for n in range(3):
@@ -70,7 +70,7 @@ def test_a_pong_behind_unread_messages_is_no_timeout(server: GeventServer) -> No
         with pytest.raises(TimeoutError):
             client.socket.recv(1)
         client.socket.settimeout(10)
-        server.get("/read-now")
+        server.get("/read-now")[1]
         client.file = client.socket.makefile("rb")
         texts: list[bytes] = []
         while len(texts) < 3:
@@ -82,7 +82,7 @@ def test_a_pong_behind_unread_messages_is_no_timeout(server: GeventServer) -> No
         assert texts == [b"0", b"1", b"2"]
 
 
-def test_a_slow_peer_stops_nobody_else(server: GeventServer, eventually: Eventually) -> None:
+def test_a_slow_peer_stops_nobody_else(server: Server, eventually: Eventually) -> None:
     async def echo_a_while() -> None:
         async with asyncio.timeout(20), connect(server.url("/echo")) as ws:
             for n in range(200):
@@ -90,7 +90,7 @@ def test_a_slow_peer_stops_nobody_else(server: GeventServer, eventually: Eventua
                 assert await ws.recv() == str(n)
 
     with server.raw("/much") as slow:
-        slow.handshake()
+        slow.read_head()
 
         def stands_still() -> bool:
             before = _counts(server)["sent"]
@@ -106,18 +106,18 @@ def test_a_slow_peer_stops_nobody_else(server: GeventServer, eventually: Eventua
 
 
 def test_a_peer_that_never_reads_is_gone_by_keepalive(
-    server: GeventServer, eventually: Eventually
+    server: Server, eventually: Eventually
 ) -> None:
     before = _counts(server)["sending ended"]
     with server.raw("/much-pinged") as client:
-        client.handshake()
+        client.read_head()
         eventually(lambda: _counts(server)["sending ended"] > before)
 
 
-def test_a_flood_of_pings_is_not_stored(server: GeventServer, eventually: Eventually) -> None:
+def test_a_flood_of_pings_is_not_stored(server: Server, eventually: Eventually) -> None:
     before = _counts(server)["echoes ended"]
     with server.raw("/echo") as client:
-        client.handshake()
+        client.read_head()
         client.socket.settimeout(2)
         pings = frame(PING, b"p" * 125) * 1000
         # Its pongs are not read, so sooner or later it is not read either.
@@ -128,9 +128,9 @@ def test_a_flood_of_pings_is_not_stored(server: GeventServer, eventually: Eventu
     eventually(lambda: _counts(server)["echoes ended"] > before)
 
 
-def test_a_message_over_the_limit_in_many_fragments(server: GeventServer) -> None:
+def test_a_message_over_the_limit_in_many_fragments(server: Server) -> None:
     with server.raw("/small") as client:
-        client.handshake()
+        client.read_head()
         client.write(frame(TEXT, b"x", fin=False))
         for _ in range(2000):
             client.write(frame(0, b"x", fin=False))
@@ -139,9 +139,9 @@ def test_a_message_over_the_limit_in_many_fragments(server: GeventServer) -> Non
         assert client.read_frame() == (-1, b"")
 
 
-def test_a_close_frame_reaches_a_client_that_goes_on_sending(server: GeventServer) -> None:
+def test_a_close_frame_reaches_a_client_that_goes_on_sending(server: Server) -> None:
     with server.raw("/small") as client:
-        client.handshake()
+        client.read_head()
         # More than the sockets hold: if it were cut at once, the reset would
         # overtake the close frame.
         client.write(frame(BINARY, bytes(4 * 1024 * 1024)))
@@ -149,21 +149,21 @@ def test_a_close_frame_reaches_a_client_that_goes_on_sending(server: GeventServe
         assert opcode == CLOSE and payload[:2] == struct.pack("!H", 1009)
 
 
-def test_broken_text_fails_the_connection(server: GeventServer) -> None:
+def test_broken_text_fails_the_connection(server: Server) -> None:
     with server.raw("/echo") as client:
-        client.handshake()
+        client.read_head()
         client.write(frame(TEXT, b"\xce", fin=False) + frame(0, b"\xba\xff"))
         opcode, payload = client.read_frame()
         assert opcode == CLOSE and payload[:2] == struct.pack("!H", 1007)
 
 
-def test_frames_that_come_with_the_handshake_are_read(server: GeventServer) -> None:
+def test_frames_that_come_with_the_handshake_are_read(server: Server) -> None:
     request = (
         b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
         b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
     )
     with server.raw("/echo") as client:
-        client.handshake()
+        client.read_head()
     with socket.create_connection(("127.0.0.1", server.port), timeout=10) as early:
         early.sendall(request + frame(TEXT, b"early") + frame(TEXT, b"bird"))
         answer = b""
@@ -174,7 +174,7 @@ def test_frames_that_come_with_the_handshake_are_read(server: GeventServer) -> N
 
 
 def test_a_client_that_leaves_before_accept_is_noticed(
-    server: GeventServer, eventually: Eventually
+    server: Server, eventually: Eventually
 ) -> None:
     waiting = _counts(server)["waiting"]
     ended = _counts(server)["waiting ended"]
@@ -185,11 +185,11 @@ def test_a_client_that_leaves_before_accept_is_noticed(
     assert _counts(server)["code"] == 1006
 
 
-def test_bytes_after_a_refused_upgrade_are_no_request(server: GeventServer) -> None:
+def test_bytes_after_a_refused_upgrade_are_no_request(server: Server) -> None:
     smuggled = b"GET /page HTTP/1.1\r\nHost: x\r\n\r\n"
     with server.raw("/nowhere") as client:
         client.write(smuggled)
-        assert b" 404 " in client.handshake()
+        assert b" 404 " in client.read_head()
         assert b"the page" not in client.file.read()
 
 
@@ -205,7 +205,7 @@ def test_bytes_after_a_refused_upgrade_are_no_request(server: GeventServer) -> N
     ],
 )
 def test_a_malformed_handshake_gets_its_status(
-    server: GeventServer, change: tuple[bytes, bytes], status: bytes
+    server: Server, change: tuple[bytes, bytes], status: bytes
 ) -> None:
     request = (
         b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
@@ -222,9 +222,9 @@ def test_a_malformed_handshake_gets_its_status(
     assert "Traceback" not in server.log()
 
 
-def test_a_peer_that_does_not_answer_the_close_is_cut(server: GeventServer) -> None:
+def test_a_peer_that_does_not_answer_the_close_is_cut(server: Server) -> None:
     with server.raw("/hasty") as client:
-        client.handshake()
+        client.read_head()
         client.write(frame(BINARY, bytes([0xFF]), fin=True).replace(b"\x82", b"\x83", 1))
         opcode, payload = client.read_frame()
         assert opcode == CLOSE and payload[:2] == struct.pack("!H", 1002)
@@ -232,7 +232,7 @@ def test_a_peer_that_does_not_answer_the_close_is_cut(server: GeventServer) -> N
         assert client.socket.recv(1) == b""
 
 
-def test_nothing_is_left_after_many_endings(server: GeventServer, eventually: Eventually) -> None:
+def test_nothing_is_left_after_many_endings(server: Server, eventually: Eventually) -> None:
     async def connect_and_leave() -> None:
         async with connect(server.url("/echo")) as ws:
             await ws.send("x")
@@ -247,7 +247,7 @@ def test_nothing_is_left_after_many_endings(server: GeventServer, eventually: Ev
     asyncio.run(main())
     for _ in range(20):
         client = server.raw("/echo")
-        client.handshake()
+        client.read_head()
         client.write(frame(TEXT, b"half a message", fin=False)[:-3])
         client.reset()
 
@@ -259,7 +259,7 @@ def test_nothing_is_left_after_many_endings(server: GeventServer, eventually: Ev
     assert "never retrieved" not in server.log()
 
 
-def test_a_stopping_server_tells_its_connections(spare_server: GeventServer) -> None:
+def test_a_stopping_server_tells_its_connections(spare_server: Server) -> None:
     async def main() -> None:
         async with connect(spare_server.url("/sleeps")) as ws:
             assert await ws.recv() == "sleeping"
@@ -267,7 +267,7 @@ def test_a_stopping_server_tells_its_connections(spare_server: GeventServer) -> 
             with pytest.raises(ConnectionClosed) as caught:
                 await ws.recv()
             assert caught.value.rcvd is not None and caught.value.rcvd.code == 1012
-            assert await stopping == 0
+            assert "Traceback" not in await stopping
 
     asyncio.run(main())
-    assert "Traceback" not in spare_server.log()
+    assert spare_server.process.returncode == 0

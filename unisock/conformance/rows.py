@@ -95,7 +95,7 @@ _WSPROTO = "wsproto 1.3"
 
 _UVICORN_SANSIO = {
     "http_1_0": _H11_1_0,
-    "header_limit": "uvicorn 0.54 websockets-sansio does not answer when a header is too long",
+    "header_answer": "uvicorn 0.54 websockets-sansio does not answer when a header is too long",
     "quiet_utf8": "uvicorn 0.54 websockets-sansio logs a traceback for text that is no UTF-8",
 }
 _UVICORN_WEBSOCKETS = {
@@ -133,6 +133,8 @@ _GRANIAN = {
     "key": "granian 2.8 accepts any key",
     "error_codes": "granian 2.8 closes without a code on most protocol errors",
 }
+_GEVENT_RESET = "gevent 26.9 logs tracebacks for a client that resets amid its handshake"
+_GEVENT = {"quiet_reset": _GEVENT_RESET}
 _UPGRADED = "gevent-websocket 0.10 has sent the 101 before the application is asked"
 _STOCK = {
     "accept_headers": _UPGRADED,
@@ -142,7 +144,7 @@ _STOCK = {
     "no_route": f"{_UPGRADED}: what no route matches is closed without a code",
     "version": "gevent-websocket 0.10 accepts versions 7 and 8",
     "http_1_0": "gevent-websocket 0.10 answers HTTP/1.0 with 402",
-    "key": "gevent-websocket 0.10 accepts two keys",
+    "quiet_reset": _GEVENT_RESET,
     "quiet_handshake": "gevent-websocket 0.10 on Python 3 fails while it answers a bad handshake",
 }
 
@@ -197,10 +199,10 @@ _SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "uvicorn wsproto": _UVICORN_WSPROTO,
         "hypercorn": _HYPERCORN,
         "granian": _GRANIAN,
-        "WSGIServer unpatched": {},
-        "WSGIServer patched": {},
+        "WSGIServer unpatched": _GEVENT,
+        "WSGIServer patched": _GEVENT,
         "WSGIServer stock": _STOCK,
-        "gunicorn unisock": {},
+        "gunicorn unisock": _GEVENT,
         "gunicorn stock": _STOCK,
     }
 )

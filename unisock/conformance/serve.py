@@ -155,7 +155,7 @@ def _starlette() -> ASGI:
 
 
 def _fastapi() -> ASGI:
-    from fastapi import APIRouter, Depends, FastAPI, HTTPException, WebSocket
+    from fastapi import APIRouter, FastAPI, HTTPException
     from fastapi.responses import PlainTextResponse
 
     import unisock
@@ -164,9 +164,6 @@ def _fastapi() -> ASGI:
     from .clauses_mounting import tell_room
 
     use_http_error(HTTPException)
-
-    async def leave(websocket: WebSocket) -> None:
-        websocket.state.left_by_dependency = "yes"
 
     app = FastAPI()
     app.add_middleware(_telling)
@@ -177,7 +174,7 @@ def _fastapi() -> ASGI:
         return PlainTextResponse("the page")
 
     router = APIRouter(prefix="/routed")
-    unisock.mount(router, "/{room}", tell_room, dependencies=[Depends(leave)])
+    unisock.mount(router, "/{room}", tell_room)
     app.include_router(router)
     app.add_api_websocket_route("/by-hand/{room}", endpoint(tell_room))
     below = FastAPI()

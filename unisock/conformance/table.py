@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterable
+from string import ascii_letters
 from typing import Any
 
 import pytest
@@ -77,7 +78,7 @@ class Table:
         met: dict[tuple[str, str], str] = {}
         for row, test, _ in self._tests.values():
             for key in sorted(NOTES.get((row.name, test), ())):
-                met.setdefault((key, row.lacks[key]), chr(ord("a") + len(met)))
+                met.setdefault((key, row.lacks[key]), _letter(len(met)))
         return met
 
     def _cell(self, row: Row, clause: str, letters: dict[tuple[str, str], str]) -> str:
@@ -94,6 +95,11 @@ class Table:
             return "--"
         keys = {key for test in nodes.values() for key in NOTES.get((row.name, test), ())}
         return "".join(sorted(letters[key, row.lacks[key]] for key in keys)) or "ok"
+
+
+def _letter(number: int) -> str:
+    rounds, letter = divmod(number, len(ascii_letters))
+    return ascii_letters[letter] + (str(rounds) if rounds else "")
 
 
 def _clause_key(clause: str) -> list[int]:
