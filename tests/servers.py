@@ -36,10 +36,10 @@ class Server:
     def __init__(self, folder: Path, source: str, **environment: str) -> None:
         with socket.create_server(("127.0.0.1", 0)) as free:
             self.port: int = free.getsockname()[1]
-        self._log = folder / f"server-{self.port}.log"
+        self.log_path = folder / f"server-{self.port}.log"
         script = folder / f"server_{self.port}.py"
         script.write_text(textwrap.dedent(source))
-        with self._log.open("wb") as log:
+        with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 [sys.executable, "-u", str(script)],
                 stdout=log,
@@ -85,7 +85,7 @@ class Server:
 
     def log(self) -> str:
         """What the process has printed so far."""
-        return self._log.read_text()
+        return self.log_path.read_text()
 
     def wait_for_log(self, text: str) -> str:
         """Wait until `text` is in the log; return the log."""

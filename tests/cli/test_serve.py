@@ -352,6 +352,20 @@ def test_a_signal_while_the_workers_start(
     assert command.errors() == ""
 
 
+def test_an_interrupt_before_the_workers_can_handle_it(
+    unisock: Start, echo: str, tmp_path: Path
+) -> None:
+    (tmp_path / "sitecustomize.py").write_text(
+        "import os, signal, sys\n"
+        "if any(argument.startswith('--worker') for argument in sys.orig_argv):\n"
+        "    for process in (os.getppid(), os.getpid()):\n"
+        "        os.kill(process, signal.SIGINT)\n"
+    )
+    command = unisock("serve", echo, "--on=all", "--port=0", QUIET)
+    assert command.wait() == 0
+    assert command.errors() == ""
+
+
 def test_all_say_which_could_not_start_and_why(unisock: Start, tmp_path: Path) -> None:
     (tmp_path / "fails.py").write_text(
         "import os, sys\n"
