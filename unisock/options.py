@@ -112,10 +112,15 @@ def normalise_origin(origin: str) -> str:
     """
     if origin == "null":
         return origin
-    parts = urlsplit(origin)
+    try:
+        parts = urlsplit(origin)
+        host, port = parts.hostname, parts.port
+    except ValueError:  # what looks like a port or an IPv6 address, and is none
+        host = port = None
+        parts = urlsplit("")
     if (
         not parts.scheme
-        or not parts.hostname
+        or not host
         or parts.path
         or parts.query
         or parts.fragment
@@ -123,8 +128,7 @@ def normalise_origin(origin: str) -> str:
         or any(c.isspace() or c in "?#," for c in origin)
     ):
         raise ValueError(f"{origin!r} is not an origin: write it as 'https://app.example'")
-    port = parts.port  # raises ValueError for what is not a port
-    host = f"[{parts.hostname}]" if ":" in parts.hostname else parts.hostname
+    host = f"[{host}]" if ":" in host else host
     default = port is None or port == _DEFAULT_PORTS.get(parts.scheme)
     return f"{parts.scheme}://{host}" if default else f"{parts.scheme}://{host}:{port}"
 

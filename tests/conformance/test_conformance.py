@@ -13,3 +13,24 @@ def row(request: pytest.FixtureRequest) -> Row:
     """A row of the matrix; the suite's tests run on each."""
     given: Row = request.param
     return given
+
+
+def test_no_row_is_left_out() -> None:
+    """Each ASGI framework on each ASGI server, and Flask on each of its own."""
+    frameworks = ("asgi", "starlette", "fastapi", "falcon")
+    servers = (
+        "uvicorn websockets-sansio",
+        "uvicorn websockets",
+        "uvicorn wsproto",
+        "hypercorn",
+        "granian",
+    )
+    flask = (
+        "WSGIServer unpatched",
+        "WSGIServer patched",
+        "WSGIServer stock",
+        "gunicorn unisock",
+        "gunicorn stock",
+    )
+    expected = [(f, s) for f in frameworks for s in servers] + [("flask", s) for s in flask]
+    assert [(row.framework, row.server) for row in ROWS] == expected

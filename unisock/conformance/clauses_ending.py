@@ -227,10 +227,9 @@ async def _outcome(call: Callable[[], Awaitable[Any]]) -> list[Any]:
     try:
         result = await call()
     except WebSocketDisconnect as exc:
-        assert isinstance(exc, ConnectionError)
-        assert isinstance(exc, UnisockError)
-        return ["WebSocketDisconnect", exc.code, exc.reason]
-    except BaseException as exc:
+        kinds = isinstance(exc, ConnectionError) and isinstance(exc, UnisockError)
+        return ["WebSocketDisconnect" if kinds else "of the wrong kind", exc.code, exc.reason]
+    except BaseException as exc:  # noqa: BLE001  # its type is compared by the test
         return [type(exc).__name__, 0, str(exc)]
     return ["returned", 0, repr(result)]
 
@@ -272,13 +271,14 @@ async def _all_outcomes(ws: WebSocket) -> list[list[Any]]:
 async def report_outcomes(ws: WebSocket) -> None:
     """Notice the end by one call, and journal what that and all others raise."""
     await ws.accept()
-    notice = _calls(ws).get(ws.path_params["first"], ws.wait_closed)
-    outcome = await _outcome(notice)
-    while outcome[0] == "returned" and not (notice == ws.wait_closed):
+    notice = _calls(ws).get(ws.path_params["first"])
+    if notice is None:
+        await ws.wait_closed()
+        journal(ws, "outcomes", outcomes=await _all_outcomes(ws))
+        return
+    while (outcome := await _outcome(notice))[0] == "returned":
         await asyncio.sleep(0.005)
-        outcome = await _outcome(notice)
-    outcomes = [] if notice == ws.wait_closed else [outcome]
-    journal(ws, "outcomes", outcomes=outcomes + await _all_outcomes(ws))
+    journal(ws, "outcomes", outcomes=[outcome, *await _all_outcomes(ws)])
 
 
 async def _check_outcomes(outcomes: list[list[Any]], code: int, reason: str) -> None:

@@ -251,11 +251,11 @@ async def test_the_accepted_subprotocol(server: Server) -> None:
     for name, expected in (("b", "b"), ("a", "a"), ("none", None)):
         path = f"/handshake/subprotocol/{name}"
         async with server.connect(path, subprotocols=["a", "b"]) as client:
-            if expected and server.row.without("subprotocol"):
-                expected = None
-            assert client.ws.subprotocol == expected
+            lacks = expected is not None and server.row.without("subprotocol")
+            accepted = None if lacks else expected
+            assert client.ws.subprotocol == accepted
             told = await client.journal("subprotocol")
-            assert told == {"before": None, "after": expected}
+            assert told == {"before": None, "after": accepted}
 
 
 # 2.5 State

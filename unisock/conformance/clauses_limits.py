@@ -5,7 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 import re
-from collections.abc import AsyncIterator
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
 from typing import Any
 
@@ -34,7 +34,7 @@ mounted("/limits/small", max_message_size=LIMIT)(echo)
 
 
 @contextlib.asynccontextmanager
-async def _undisturbed(server: Server) -> AsyncIterator[None]:
+async def _undisturbed(server: Server) -> AsyncGenerator[None]:
     """Have a healthy connection beside what happens in the body, and no traceback."""
     mark = server.log_mark()
     async with server.connect("/limits/default") as healthy:
@@ -163,7 +163,9 @@ _HANDSHAKES = {
     "an empty key": _BadHandshake({"key": ""}, (400,), "key", noisy=True),
     "no version": _BadHandshake({"version": None}, (400, 426), noisy=True),
     "version 8": _BadHandshake({"version": "8"}, (400, 426), "version"),
-    "HTTP/1.0": _BadHandshake({"http": "1.0"}, (400, 426, 505), "http_1_0", (101, 402), noisy=True),
+    "HTTP/1.0": _BadHandshake(
+        {"http": "1.0"}, (400, 403, 426, 505), "http_1_0", (101, 402, 403), noisy=True
+    ),
     "POST": _BadHandshake({"method": "POST"}, (400, 404, 405, 426), "method"),
     "a header of 100 KB": _BadHandshake(
         {"headers": {"X-Large": "x" * 100_000}}, (400, 413, 431), "header_limit"
@@ -192,6 +194,8 @@ async def test_a_bad_handshake_gets_its_status(server: Server) -> None:
         assert status == 101 or not raw.events(), f"{name}: a handler ran"
         if bad.noisy and server.row.without("quiet_handshake"):
             assert log.count("TypeError: memoryview") == 1, f"{name}: {log}"
+        elif "http" in bad.request and status == 403 and server.row.without("quiet_http_1_0"):
+            assert log.count("UnsupportedError: ") == 1, f"{name}: {log}"
         else:
             assert "Traceback" not in log, f"{name}: {log}"
 

@@ -70,12 +70,13 @@ async def _check_room(server: Server, template: str) -> None:
 async def test_mounted_on_an_application_and_on_its_routers(server: Server) -> None:
     """`mount` takes the application and each kind of its routers."""
     if server.row.without("mount"):
+        message = ""
         try:
             unisock.mount(object(), "/", tell_room)
         except TypeError as exc:
-            assert "falcon, fastapi, flask, starlette" in str(exc)
-        else:
-            raise AssertionError("mounted on an object")
+            message = str(exc)
+        assert "fastapi" in message
+        assert "starlette" in message
     for template in ("/mounting/rooms/{}", *server.row.routers.values()):
         await _check_room(server, template)
 

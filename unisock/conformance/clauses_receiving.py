@@ -144,8 +144,9 @@ async def go_on_after_invalid(ws: WebSocket) -> None:
                 got = await ws.receive_json(types[method])
             else:
                 got = await getattr(ws, method)()
-        except InvalidMessage as exc:
-            assert isinstance(exc, ValueError)
+        except ValueError as exc:
+            if not isinstance(exc, InvalidMessage):
+                raise
             await ws.send_text(f"invalid {exc.code} {exc.message!r}")
         else:
             await ws.send_text(f"valid {got!r}")
@@ -177,11 +178,10 @@ async def go_on_with_iteration(ws: WebSocket) -> None:
     await ws.accept()
     messages = ws.iter_text()
     with_errors = 0
-    while True:
+    while not ws.closed:
         try:
             async for text in messages:
                 await ws.send_text(f"{with_errors} {text}")
-            return
         except InvalidMessage:
             with_errors += 1
 

@@ -75,7 +75,7 @@ async def send_wrong_types(ws: WebSocket) -> None:
     for send, value in wrong:
         try:
             await send(value)  # type: ignore[operator]  # wrong on purpose
-        except Exception as exc:
+        except Exception as exc:  # noqa: BLE001  # its type is compared by the test
             errors.append(type(exc).__name__)
         else:
             errors.append(f"none for {value!r}")
@@ -158,7 +158,7 @@ async def send_not_json(ws: WebSocket) -> None:
         for binary in (False, True):
             try:
                 await ws.send_json(value, binary=binary)
-            except Exception as exc:
+            except Exception as exc:  # noqa: BLE001  # its type is compared by the test
                 errors.append(type(exc).__name__)
             else:
                 errors.append(f"none for {value!r:.50}")
@@ -303,11 +303,13 @@ async def test_a_send_waits_while_the_peer_does_not_read(server: Server) -> None
 @clause("5.4")
 async def test_a_waiting_send_ends_when_the_peer_leaves(server: Server) -> None:
     """A reset wakes the send that waits: it raises 1006."""
-    async with server.connect("/sending/watch/reset") as watcher:
-        async with server.raw("/sending/flood/reset") as raw:
-            await until_blocked(watcher)
-            raw.reset()
-            assert await raw.journal("disconnected") == {"code": 1006, "reason": ""}
+    async with (
+        server.connect("/sending/watch/reset") as watcher,
+        server.raw("/sending/flood/reset") as raw,
+    ):
+        await until_blocked(watcher)
+        raw.reset()
+        assert await raw.journal("disconnected") == {"code": 1006, "reason": ""}
 
 
 @mounted("/sending/cancelled")

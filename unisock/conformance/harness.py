@@ -37,11 +37,11 @@ import tempfile
 import time
 import uuid
 from collections.abc import (
-    AsyncIterator,
+    AsyncGenerator,
     Awaitable,
     Callable,
     Coroutine,
-    Iterator,
+    Generator,
     Mapping,
     Sequence,
 )
@@ -226,14 +226,14 @@ class Server:
     @contextlib.asynccontextmanager
     async def connect(
         self, path: str, *, id: str | None = None, **options: Any
-    ) -> AsyncIterator[Client]:
+    ) -> AsyncGenerator[Client]:
         """A client on an open connection; options as of `websockets.connect`.
 
         Raises:
             websockets.exceptions.InvalidStatus: the handshake was rejected.
         """
-        import websockets
         from websockets.asyncio.client import connect
+        from websockets.version import version
 
         connection_id = id or _new_id()
         defaults: dict[str, Any] = {
@@ -243,7 +243,7 @@ class Server:
             "close_timeout": _EVENT_TIMEOUT,
             "open_timeout": _EVENT_TIMEOUT,
         }
-        if int(websockets.__version__.partition(".")[0]) >= 15:
+        if int(version.partition(".")[0]) >= 15:
             defaults["proxy"] = None  # the environment's proxy is not asked
         url = self.url(_with_id(path, connection_id))
         async with connect(url, **(defaults | options)) as ws:
@@ -252,7 +252,7 @@ class Server:
     @contextlib.asynccontextmanager
     async def raw(
         self, path: str, *, id: str | None = None, expect: int | None = 101, **request: Any
-    ) -> AsyncIterator[RawClient]:
+    ) -> AsyncGenerator[RawClient]:
         """A client that writes by hand, with the handshake done.
 
         Args:
@@ -276,7 +276,8 @@ class Server:
                 await writer.wait_closed()
 
     def _request(self, path: str, **request: Any) -> bytes:
-        return write_request(path, **({"host": f"{self.host}:{self.port}"} | request))
+        request.setdefault("host", f"{self.host}:{self.port}")
+        return write_request(path, **request)
 
     async def handshake(self, path: str, **request: Any) -> Response:
         """The whole answer to a handshake that is to be rejected."""
@@ -455,7 +456,7 @@ class Server:
 
 
 @contextlib.contextmanager
-def running(row: Row) -> Iterator[Server]:
+def running(row: Row) -> Generator[Server]:
     """A server of `row` in a process group of its own, that is ended in any case."""
     with tempfile.TemporaryDirectory(prefix="unisock-") as name:
         directory = Path(name)
@@ -490,7 +491,7 @@ def _start(row: Row, directory: Path) -> Server:
 
 
 @contextlib.asynccontextmanager
-async def spare_server(row: Row) -> AsyncIterator[Server]:
+async def spare_server(row: Row) -> AsyncGenerator[Server]:
     """Another server of `row`, for a test that stops it."""
     spare = running(row)
     server = await asyncio.to_thread(spare.__enter__)
@@ -509,7 +510,7 @@ def _with_id(path: str, connection_id: str) -> str:
 
 
 @contextlib.contextmanager
-def _explained(explain: Callable[[], str]) -> Iterator[None]:
+def _explained(explain: Callable[[], str]) -> Generator[None]:
     try:
         yield
     except TimeoutError:

@@ -44,7 +44,7 @@ class Row:
     server: str
     command: Callable[[int], Sequence[str]]
     env: Mapping[str, str] = field(default_factory=dict)
-    capabilities: Capabilities = Capabilities()
+    capabilities: Capabilities = field(default_factory=Capabilities)
     lacks: Mapping[str, str] = field(default_factory=dict)
     no_route_status: int = 404
     routers: Mapping[str, str] = field(default_factory=dict)
@@ -81,8 +81,11 @@ class Row:
 
 
 def _command(framework: str, server: str) -> Callable[[int], Sequence[str]]:
-    module = "unisock.conformance.serve"
-    return lambda port: [sys.executable, "-m", module, framework, server, str(port)]
+    module = ["unisock.conformance.serve"]
+    if server == "WSGIServer patched":
+        # As users do: before anything else is imported.
+        module = ["gevent.monkey", "--module", *module]
+    return lambda port: [sys.executable, "-m", *module, framework, server, str(port)]
 
 
 _NO_HTTP_ERROR = "bare ASGI has no HTTP error of its own"
@@ -100,7 +103,7 @@ _UVICORN_SANSIO = {
 }
 _UVICORN_WEBSOCKETS = {
     "http_1_0": _H11_1_0,
-    "latin1": "uvicorn 0.54 websockets fails on request headers outside ASCII, and sends its own as UTF-8",
+    "latin1": "uvicorn 0.54 websockets takes no header outside ASCII, and sends one as UTF-8",
     "error_code_told": "uvicorn 0.54 websockets tells the application 1006 for a protocol error",
     "any_status": "uvicorn 0.54 websockets sends registered statuses only: else a 403",
 }
@@ -126,6 +129,7 @@ _GRANIAN = {
     "repeated_headers": "granian 2.8 dies of a rejection that repeats a header: the last is sent",
     "close_reason": "granian 2.8 tells the application no reason",
     "failing_send": "granian 2.8 lets sends to a peer that has gone pass: a receive tells",
+    "shutdown": "granian 2.8 cuts its connections when it stops, and waits for no handler",
     "no_code": "granian 2.8 tells a close without a code as it does a broken connection",
     "http_1_0": "granian 2.8 accepts handshakes of HTTP/1.0",
     "method": "granian 2.8 accepts handshakes that are no GET",
@@ -175,7 +179,11 @@ _FORMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
             "by_hand": {"add_api_websocket_route": "/by-hand/{}"},
         },
         "falcon": {
-            "lacks": {"prefix": _ONE_TREE, "flask_context": _FLASKS_OWN},
+            "lacks": {
+                "prefix": _ONE_TREE,
+                "flask_context": _FLASKS_OWN,
+                "quiet_http_1_0": "Falcon 4.4 raises for HTTP/1.0, where the server tells of it",
+            },
             "request_type": "falcon.asgi.request.Request",
             "no_route_status": 403,
             "by_hand": {
@@ -224,7 +232,8 @@ def _rows() -> Iterator[Row]:
                 server=server,
                 command=_command(framework, server),
                 capabilities=_capabilities(lacks),
-                **{**forms, "lacks": lacks},
+                **{name: value for name, value in forms.items() if name != "lacks"},
+                lacks=lacks,
             )
 
 

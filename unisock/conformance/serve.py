@@ -1,4 +1,6 @@
-"""The servers of the project's own rows: ``python -m unisock.conformance.serve FRAMEWORK SERVER PORT``.
+"""The servers of the project's own rows.
+
+    python -m unisock.conformance.serve FRAMEWORK SERVER PORT
 
 Each application has every handler of the suite, a page at ``/page``, middleware
 that leaves something for the handler, the forms in which routes are registered
@@ -282,9 +284,9 @@ def _uvicorn(app: ASGI, implementation: str, port: int) -> None:
     import uvicorn
 
     uvicorn.run(
-        app,  # type: ignore[arg-type]  # its own types for the three
+        app,
         port=port,
-        ws=implementation,  # type: ignore[arg-type]  # one of the rows'
+        ws=implementation,
         http="h11",
         loop="asyncio",
         log_config=None,
@@ -324,14 +326,12 @@ def _load(framework: str) -> ASGI:
 def _gevent(handler: str, port: int) -> None:
     import signal
 
-    if handler == "patched":
-        from gevent import monkey
-
-        monkey.patch_all()
     import gevent
     from gevent.event import Event
     from gevent.pywsgi import WSGIServer
-    from geventwebsocket.handler import WebSocketHandler as StockHandler
+    from geventwebsocket.handler import (  # type: ignore[import-untyped]  # has no types
+        WebSocketHandler as StockHandler,
+    )
 
     from unisock.adapters.flask import WebSocketHandler
 
