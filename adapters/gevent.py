@@ -106,6 +106,13 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         if not self.unisock_answered:
             WSGIHandler.write(self, data)
 
+    def _handle_client_error(self, ex: Exception) -> Any:
+        # gevent 26.9 prints a traceback for a client that resets amid its
+        # request; there is nobody left to answer.
+        if isinstance(ex, ConnectionError):
+            return None
+        return super()._handle_client_error(ex)
+
     def log_request(self) -> None:
         """As pywsgi's, to the server's log."""
         WSGIHandler.log_request(self)

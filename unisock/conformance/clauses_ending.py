@@ -271,6 +271,7 @@ async def _all_outcomes(ws: WebSocket) -> list[list[Any]]:
 async def report_outcomes(ws: WebSocket) -> None:
     """Notice the end by one call, and journal what that and all others raise."""
     await ws.accept()
+    await ws.send_text("open")
     notice = _calls(ws).get(ws.path_params["first"])
     if notice is None:
         await ws.wait_closed()
@@ -305,6 +306,7 @@ async def test_a_close_frame_without_a_code_is_1005(server: Server) -> None:
     """An empty close frame."""
     for first in _FIRSTS:
         async with server.raw(f"/ending/outcomes/{first}") as raw:
+            assert (await raw.recv_frame()).payload == b"open"
             await raw.send_frame(8, b"")
             outcomes = (await raw.journal("outcomes"))["outcomes"]
             await _check_outcomes(outcomes, *server.row.sees(1005))
@@ -316,6 +318,7 @@ async def test_a_broken_connection_is_1006(server: Server) -> None:
     for first in _FIRSTS:
         for how in ("reset", "eof", "mid-frame"):
             async with server.raw(f"/ending/outcomes/{first}") as raw:
+                assert (await raw.recv_frame()).payload == b"open"
                 if how == "mid-frame":
                     await raw.send(frame(1, b"never whole")[:-4])
                 if how == "reset":

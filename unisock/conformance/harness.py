@@ -462,11 +462,24 @@ def running(row: Row) -> Generator[Server]:
         directory = Path(name)
         directory.joinpath("journal").touch()
         server = _start(row, directory)
-        try:
-            server._wait_ready()
-            yield server
-        finally:
-            server._stop()
+        with _ended_with_us(server.pid):
+            try:
+                server._wait_ready()
+                yield server
+            finally:
+                server._stop()
+
+
+@contextlib.contextmanager
+def _ended_with_us(group: int) -> Generator[None]:
+    """Have a process group killed if this process is, which then ends nothing itself."""
+    # A shell that reads from a pipe: the pipe's end tells it of ours.
+    command = f"read -r line || kill -s KILL -- -{group}"
+    watch = subprocess.Popen(["sh", "-c", command], stdin=subprocess.PIPE, start_new_session=True)
+    try:
+        yield
+    finally:
+        watch.communicate(b"ended\n")
 
 
 def _start(row: Row, directory: Path) -> Server:

@@ -138,8 +138,8 @@ _GRANIAN = {
     "error_codes": "granian 2.8 closes without a code on most protocol errors",
 }
 _GEVENT_RESET = "gevent 26.9 logs tracebacks for a client that resets amid its handshake"
-_GEVENT = {"quiet_reset": _GEVENT_RESET}
 _UPGRADED = "gevent-websocket 0.10 has sent the 101 before the application is asked"
+_GUNICORN = {"sigint": "gunicorn's SIGINT is its quick shutdown: it cuts every connection"}
 _STOCK = {
     "accept_headers": _UPGRADED,
     "subprotocol": _UPGRADED,
@@ -207,11 +207,11 @@ _SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "uvicorn wsproto": _UVICORN_WSPROTO,
         "hypercorn": _HYPERCORN,
         "granian": _GRANIAN,
-        "WSGIServer unpatched": _GEVENT,
-        "WSGIServer patched": _GEVENT,
+        "WSGIServer unpatched": {},
+        "WSGIServer patched": {},
         "WSGIServer stock": _STOCK,
-        "gunicorn unisock": _GEVENT,
-        "gunicorn stock": _STOCK,
+        "gunicorn unisock": _GUNICORN,
+        "gunicorn stock": {**_STOCK, **_GUNICORN},
     }
 )
 _ASGI_SERVERS = tuple(_SERVERS)[:5]
