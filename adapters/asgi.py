@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from dataclasses import replace
 from functools import cached_property
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote
@@ -55,12 +56,7 @@ def capabilities_of(scope: Scope) -> Capabilities:
         known = _BEFORE_2_4
     if _HTTP_REJECTION in extensions:
         return known
-    return Capabilities(
-        accept_headers=known.accept_headers,
-        http_rejection=False,
-        close_code=known.close_code,
-        close_reason=known.close_reason,
-    )
+    return replace(known, http_rejection=False)
 
 
 def _is_granian(scope: Scope) -> bool:
@@ -184,7 +180,12 @@ class ASGITransport(PullTransport):
             # granian 2.8 holds a close back while a receive waits.  There is
             # nothing more to be received: the core has dropped it all.
             await self.stop()
-        await self._translated({"type": "websocket.close", "code": code, "reason": reason})
+        try:
+            await self._translated({"type": "websocket.close", "code": code, "reason": reason})
+        except AssertionError:
+            # uvicorn 0.54 on `websockets` has written the frame, and then asserts
+            # that no send waits for the peer; to wait for that send is no close.
+            return
 
     async def receive(self) -> str | bytes | Disconnect:
         """``websocket.receive`` or ``websocket.disconnect``."""

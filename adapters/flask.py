@@ -51,9 +51,11 @@ class FlaskHandshake(GeventHandshake):
 class _FlaskErrors:
     def translate(self, exc: Exception) -> UnisockError | None:
         """Werkzeug's `HTTPException`, as `flask.abort` raises it."""
-        if isinstance(exc, HTTPException) and exc.code is not None:
-            return HTTPError(exc.code, exc.name)
-        return None
+        if not isinstance(exc, HTTPException):
+            return None
+        # `abort(response)` has no code of its own.
+        code = exc.code or (exc.response.status_code if exc.response is not None else None)
+        return None if code is None else HTTPError(code, exc.name)
 
 
 class FlaskTransport(_FlaskErrors, GeventTransport):

@@ -268,7 +268,7 @@ class GeventTransport(Transport):
         self.answer(_response(status_code, body, headers))
 
     async def send(self, data: str | bytes) -> None:
-        """Write a frame, without waiting while the peer takes it."""
+        """Write a frame; wait first while too much is still to be written."""
         while self._pending_size > _HIGH_WATER and not self._lost:
             await self._until_written()
         if self._lost or self._protocol.state is not State.OPEN:
@@ -316,6 +316,10 @@ class GeventTransport(Transport):
         self.answer(self._response)
         return False
 
+    def refuse(self) -> None:
+        """The server is stopping: 503."""
+        self.answer(_response(503, b"the server is stopping\n", []))
+
     def answer(self, response: Response) -> None:
         """Answer the handshake with an HTTP response that is no 101."""
         status = f"{response.status_code} {response.reason_phrase}"
@@ -340,15 +344,19 @@ class GeventTransport(Transport):
     def release(self) -> None:
         """Write what is left and let go of the socket, which is closed after this."""
         writer = self._writer
-        if writer is not None:
-            writer.join(self._close_timeout)
-            writer.kill()
-        self._lost = True
-        # From now on the descriptor may be another connection's.
-        self._released = True
-        self._written()
-        for timer in self._timers.values():
-            timer.cancel()
+        try:
+            if writer is not None:
+                writer.join(self._close_timeout)
+        finally:
+            self._lost = True
+            # From now on the descriptor may be another connection's.
+            self._released = True
+            if writer is not None:
+                writer.kill(block=False)
+            for timer in self._timers.values():
+                timer.cancel()
+            self._written()
+            self._disconnect(1006)  # nobody reads any more
 
     def session_ended(self) -> None:
         """The handler has ended: what is left is the closing handshake."""
@@ -390,7 +398,8 @@ class GeventTransport(Transport):
             self._inbox.call_on_room(room.set)
             room.wait()
             self._reading_paused = False
-        while self._pending_size > _HIGH_WATER and not self._lost:
+        # Once: senders may fill it again before this greenlet has its turn.
+        if self._pending_size > _HIGH_WATER and not self._lost:
             written = gevent.event.Event()
             self._write_waiters.append(written.set)
             written.wait()
@@ -531,7 +540,11 @@ class GeventTransport(Transport):
                 waiter.set_result(None)
 
         self._write_waiters.append(wake)
-        await waiter
+        try:
+            await waiter
+        finally:
+            if wake in self._write_waiters:
+                self._write_waiters.remove(wake)
 
     def _written(self) -> None:
         waiters, self._write_waiters = self._write_waiters, []
@@ -619,6 +632,12 @@ class UpgradedTransport(GeventTransport):
         self._request_handler.websocket.closed = True
         return True
 
+    def refuse(self) -> None:
+        """The server is stopping: 1012."""
+        self._protocol.send_close(1012)
+        self._flush()
+        self.release()
+
     def start(self, inbox: Inbox) -> None:
         """Feed `inbox` at once: the connection is open."""
         super().start(inbox)
@@ -649,39 +668,64 @@ def serve(
     """
     if not transport.validate():
         return
+    sessions = _sessions_of(server)
+    if sessions.closed:
+        transport.refuse()
+        return
     ended = gevent.event.Event()
     task = transport.loop.create_task(
         run(handler, transport, options), context=contextvars.copy_context()
     )
 
-    def on_done(_: asyncio.Task[None]) -> None:
+    def on_done(done: asyncio.Task[None]) -> None:
         transport.session_ended()
+        if not done.cancelled():
+            done.exception()  # seen, also where the greenlet is gone before it is raised there
         ended.set()
 
     task.add_done_callback(on_done)
-    sessions = _sessions_of(server)
-    sessions[task] = gone = gevent.event.Event()
+    gone = sessions.running[task] = gevent.event.Event()
     try:
         transport.read()
         ended.wait()
-    except gevent.GreenletExit:
+    except BaseException:
+        # Killed, or struck by a `gevent.Timeout` of the application's: nobody
+        # reads any more, so the handler has to end as well.
         task.cancel()
         ended.wait(_STOP_TIMEOUT)
         raise
     finally:
-        transport.release()
-        del sessions[task]
-        gone.set()
+        try:
+            transport.release()
+        finally:
+            del sessions.running[task]
+            gone.set()
     if not task.cancelled():
         task.result()
 
 
-_Sessions = dict["asyncio.Task[None]", gevent.event.Event]
+class _Sessions:
+    """The sessions of a server, which are ended when it closes."""
+
+    def __init__(self) -> None:
+        self.closed = False
+        self.running: dict[asyncio.Task[None], gevent.event.Event] = {}
+
+    def close(self, timeout: float) -> None:
+        """End all, and wait until they are gone."""
+        self.closed = True
+        gone = list(self.running.values())
+        for task in self.running:
+            task.cancel()
+        if gevent.getcurrent() is not gevent.get_hub():  # a signal's callback may not wait
+            gevent.wait(gone, timeout=timeout)
+
+
 _servers: WeakKeyDictionary[Any, _Sessions] = WeakKeyDictionary()
 
 
 def _sessions_of(server: Any) -> _Sessions:
-    """The sessions of a server, which are ended when it closes.
+    """Those of `server`; from the first on, its `close` ends them.
 
     gevent 26.9 tells connections of a stopping server only where it has a
     pool, by killing them; so its `close`, which every way to stop it calls,
@@ -689,23 +733,15 @@ def _sessions_of(server: Any) -> _Sessions:
     """
     sessions = _servers.get(server)
     if sessions is None:
-        sessions = _servers[server] = {}
+        sessions = _servers[server] = _Sessions()
         close = server.close
 
         def close_with_sessions() -> None:
             close()
-            _end_sessions(sessions, getattr(server, "stop_timeout", None) or _STOP_TIMEOUT)
+            sessions.close(getattr(server, "stop_timeout", None) or _STOP_TIMEOUT)
 
         server.close = close_with_sessions
     return sessions
-
-
-def _end_sessions(sessions: _Sessions, timeout: float) -> None:
-    gone = list(sessions.values())
-    for task in sessions:
-        task.cancel()
-    if gevent.getcurrent() is not gevent.get_hub():  # a signal's callback may not wait
-        gevent.wait(gone, timeout=timeout)
 
 
 def _response(status_code: int, body: bytes, headers: list[tuple[str, str]]) -> Response:

@@ -6,6 +6,7 @@ is derived from them is here, once, and is built when it is first asked for.
 
 from __future__ import annotations
 
+import copy
 import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
@@ -19,7 +20,8 @@ _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # What would end the authority of a URL (RFC 3986, section 3.2) or is no URL's.
 _NO_HOST = re.compile(r"[/?#@\\\s]")
-_NOT_HOST = re.compile(r"[/?#\\]")
+# Written by the server; from outside they would break the response.
+_FORBIDDEN = frozenset({"connection", "upgrade", "content-length", "transfer-encoding"})
 _QUOTED_PAIR = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 
 _Pairs: TypeAlias = Iterable[tuple[str, str]]
@@ -128,6 +130,9 @@ class State:
     def __copy__(self) -> State:
         return State(dict(self._data))
 
+    def __deepcopy__(self, memo: dict[int, Any]) -> State:
+        return State(copy.deepcopy(dict(self._data), memo))
+
     def __repr__(self) -> str:
         return f"State({dict(self._data)!r})"
 
@@ -187,8 +192,7 @@ class Handshake(ABC):
     @cached_property
     def url(self) -> URL:
         """The URL as the client sent it; without a host that is none."""
-        # Nothing in the Host header may pass for a path or a query.
-        host = _NOT_HOST.split(self.headers.get("host", ""), maxsplit=1)[0]
+        host = self.headers.get("host", "")
         if _NO_HOST.search(host):
             host = ""
         query = self.query_string
@@ -246,15 +250,13 @@ def _unquote_cookie(value: str) -> str:
 
 def check_headers(
     headers: Mapping[str, str] | Iterable[tuple[str, str]] | None,
-    *,
-    forbidden: frozenset[str],
 ) -> list[tuple[str, str]]:
     """Check the headers of a response; return them as pairs, names in lower case.
 
     Raises:
         TypeError: not a mapping or pairs of `str`.
-        ValueError: a name that is no token, is in `forbidden` or begins with
-            ``sec-websocket-``; a value with a line break, another control
+        ValueError: a name that is no token, is the server's to write or
+            begins with ``sec-websocket-``; a value with a line break, another control
             character or one outside latin-1 (RFC 9110, section 5.5).
     """
     if headers is None:
@@ -262,10 +264,10 @@ def check_headers(
     if isinstance(headers, (str, bytes)):
         raise TypeError("headers are a mapping or pairs of str, not one string")
     pairs = headers.items() if isinstance(headers, Mapping) else headers
-    return [_check_header(name, value, forbidden) for name, value in cast(_Pairs, pairs)]
+    return [_check_header(name, value) for name, value in cast(_Pairs, pairs)]
 
 
-def _check_header(name: str, value: str, forbidden: frozenset[str]) -> tuple[str, str]:
+def _check_header(name: str, value: str) -> tuple[str, str]:
     if not isinstance(name, str) or not isinstance(value, str):
         raise TypeError(f"a header's name and value are str: {name!r}, {value!r}")
     lower = name.lower()
@@ -275,7 +277,7 @@ def _check_header(name: str, value: str, forbidden: frozenset[str]) -> tuple[str
         raise ValueError(
             f"{name} belongs to the handshake itself; for the subprotocol use accept(subprotocol=…)"
         )
-    if lower in forbidden:
+    if lower in _FORBIDDEN:
         raise ValueError(f"{name} is written by the server and may not be set")
     if _CONTROL.search(value):
         raise ValueError(f"the value of {name} holds a line break or another control character")
@@ -284,10 +286,3 @@ def _check_header(name: str, value: str, forbidden: frozenset[str]) -> tuple[str
     except UnicodeEncodeError as exc:
         raise ValueError(f"the value of {name} is not latin-1: percent-encode it") from exc
     return lower, value.strip(" \t")
-
-
-ACCEPT_FORBIDDEN = frozenset({"connection", "upgrade", "content-length", "transfer-encoding"})
-"""Header names that an accepting response may not carry from outside."""
-
-REJECT_FORBIDDEN = ACCEPT_FORBIDDEN
-"""Header names that a rejecting response may not carry from outside."""

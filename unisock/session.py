@@ -109,7 +109,10 @@ async def _run_handler(
     try:
         await handler(ws)
     except asyncio.CancelledError:
-        await _end(ws, options, 503, 1012)
+        if _is_cancelled():
+            await _end(ws, options, 503, 1012)
+        else:  # what the handler waited for was cancelled, and not the handler
+            await _end(ws, options, 500, 1011)
         raise
     except Exception as exc:  # noqa: BLE001  # what it is decides how the connection ends
         await _end_by(exc, ws, transport, options)
@@ -120,6 +123,11 @@ async def _run_handler(
                 _name(handler),
             )
         await _end(ws, options, 403, 1000)
+
+
+def _is_cancelled() -> bool:
+    task = asyncio.current_task()
+    return task is not None and task.cancelling() > 0
 
 
 async def _end_by(exc: Exception, ws: WebSocket, transport: Transport, options: Options) -> None:

@@ -10,6 +10,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
@@ -21,8 +22,8 @@ from .handshake import Handshake
 
 logger = logging.getLogger("unisock")
 
-# What a queued message costs beside its payload: the object and its slot.
-_MESSAGE_OVERHEAD = 64
+# How long a connection that fails waits for its close frame to be written.
+_FAIL_TIMEOUT = 1.0
 
 
 class ConnectionLost(Exception):
@@ -130,7 +131,7 @@ class Inbox:
         if self.ended is not None:
             return True
         self._messages.append(message)
-        self._size += len(message) + _MESSAGE_OVERHEAD
+        self._size += sys.getsizeof(message)
         self._wake()
         return self._has_room()
 
@@ -196,7 +197,7 @@ class Inbox:
                 if self._waiter is waiter:
                     self._waiter = None
         message = self._messages.popleft()
-        self._size -= len(message) + _MESSAGE_OVERHEAD
+        self._size -= sys.getsizeof(message)
         if self._room_callback is not None and self._has_room():
             self._give_room()
         return message
@@ -335,8 +336,9 @@ class PullTransport(Transport):
         """Fail the connection from this side (RFC 6455, section 7.1.7)."""
         try:
             # Before the handler learns of it: its end would cancel this.
-            await self.close(code, reason)
-        except ConnectionLost:
+            async with asyncio.timeout(_FAIL_TIMEOUT):
+                await self.close(code, reason)
+        except (ConnectionLost, TimeoutError):
             return
         finally:
             inbox.disconnect(code, reason)

@@ -22,8 +22,6 @@ from .errors import (
     check_close_code,
 )
 from .handshake import (
-    ACCEPT_FORBIDDEN,
-    REJECT_FORBIDDEN,
     URL,
     Address,
     State,
@@ -169,7 +167,7 @@ class WebSocket:
         if subprotocol is not None and subprotocol not in self.subprotocols:
             offered = ", ".join(self.subprotocols) or "none"
             raise ValueError(f"the client did not offer {subprotocol!r} (it offered {offered})")
-        pairs = check_headers(headers, forbidden=ACCEPT_FORBIDDEN)
+        pairs = check_headers(headers)
         self._raise_if_ended()
         if pairs and not self.capabilities.accept_headers:
             logger.warning("this server sends no headers with accept(): they are left out")
@@ -351,6 +349,7 @@ class WebSocket:
         try:
             await self._transport.send(data)
         except ConnectionLost as exc:
+            logger.debug("a send failed: the connection counts as lost", exc_info=exc)
             raise await self._lost() from exc
         self._sent_in_a_row += 1
         if self._sent_in_a_row == _MAX_IN_A_ROW:
@@ -502,7 +501,7 @@ class _WhileConnected:
         assert self._inbox.ended is not None
         if isinstance(exc, asyncio.CancelledError) and not others:
             raise WebSocketDisconnect(*self._inbox.ended) from exc
-        if exc is None:
+        if not isinstance(exc, asyncio.CancelledError):
             # The body ended in the same turn: the cancellation that is under
             # way must not strike what comes after the block.  One that
             # somebody else asks for now is not swallowed.
@@ -511,6 +510,7 @@ class _WhileConnected:
             except asyncio.CancelledError:
                 if self._task.cancelling() > self._cancelling:
                     raise
+        if exc is None:
             raise WebSocketDisconnect(*self._inbox.ended)
 
 
@@ -565,7 +565,7 @@ def check_response(
     if not 200 <= status_code <= 599:
         raise ValueError(f"{status_code} is no status to reject a handshake with: use 200-599")
     body = _to_bytes(body, "reject(body=…)")
-    pairs = check_headers(headers, forbidden=REJECT_FORBIDDEN)
+    pairs = check_headers(headers)
     names = {name for name, _ in pairs}
     if body and "content-type" not in names:
         pairs.append(("content-type", "text/plain; charset=utf-8"))
