@@ -121,6 +121,10 @@ unisock.mount(app, "/named", echo, name="named")
 app.add_url_rule("/by-hand/<n>", "by_hand", view(room), websocket=True)
 unisock.mount(app, "/before/404", raises(aborting(404), False))
 unisock.mount(app, "/before/409", raises(aborting(409), False))
+unisock.mount(
+    app, "/before/response", raises(aborting(flask.Response("nope", 401, {"x-why": "so"})), False)
+)
+unisock.mount(app, "/open/response", raises(aborting(flask.Response("nope", 401)), True))
 unisock.mount(app, "/open/404", raises(aborting(404), True))
 unisock.mount(app, "/open/own", raises(lambda: WebSocketException(4001, "own"), True))
 unisock.mount(app, "/open/teapot", raises(lambda: Teapot("once"), True))
@@ -215,6 +219,11 @@ def test_abort_before_accept_gets_flask_s_answer(server: Server) -> None:
     custom = rejection(server, "/before/409")
     assert custom[:2] == (409, "application/json")
     assert "conflict" in json.loads(custom.body)["custom"]
+
+
+def test_abort_with_a_response(server: Server) -> None:
+    assert rejection(server, "/before/response")[::2] == (401, "nope")
+    assert closing(server, "/open/response").code == 4401
 
 
 def test_abort_after_accept_closes(server: Server) -> None:

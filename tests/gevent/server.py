@@ -130,6 +130,15 @@ async def waits_to_accept(ws: WebSocket) -> None:
     counts["waiting ended"] += 1
 
 
+async def struck(ws: WebSocket) -> None:
+    """Wait for what never comes, in a request that the application times out."""
+    await ws.accept()
+    try:
+        await asyncio.Event().wait()
+    finally:
+        counts["struck"] += 1
+
+
 async def exits(ws: WebSocket) -> None:
     """End the process as `sys.exit` in a task does under `asyncio.run`."""
     await ws.accept()
@@ -144,10 +153,34 @@ async def queued(ws: WebSocket) -> None:
 
 
 counts = dict.fromkeys(
-    ("sent", "sending ended", "waiting", "waiting ended", "echoes ended", "woken", "code"), 0
+    (
+        "sent",
+        "sending ended",
+        "waiting",
+        "waiting ended",
+        "echoes ended",
+        "struck",
+        "woken",
+        "code",
+    ),
+    0,
 )
 read_now = asyncio.Event()
 from_views: asyncio.Queue[str] = asyncio.Queue()
+
+
+@app.before_request
+def time_out() -> None:
+    """A timeout of the application's own, as for slow pages."""
+    if flask.request.path == "/struck":
+        gevent.Timeout.start_new(0.1)
+
+
+@app.get("/close-server")
+def close_server() -> str:
+    """Stop to take connections, and go on with those that there are."""
+    server.close()
+    return "closed"
 
 
 @app.get("/page")
@@ -216,6 +249,7 @@ for path, handler, options in (
     ("/pinged-late", reads_late, {"ping_interval": 0.1, "ping_timeout": 0.1, "max_queue": 1}),
     ("/pinged-untimed", sleeps, {"ping_interval": 0.05, "ping_timeout": None}),
     ("/waits", waits_to_accept, {}),
+    ("/struck", struck, {}),
     ("/exits", exits, {}),
     ("/queued", queued, {}),
     ("/hasty", echo, {"close_timeout": 0.2}),

@@ -271,3 +271,36 @@ def test_a_stopping_server_tells_its_connections(spare_server: Server) -> None:
 
     asyncio.run(main())
     assert spare_server.process.returncode == 0
+
+
+def test_a_timeout_of_the_application_ends_the_handler(
+    server: Server, eventually: Eventually
+) -> None:
+    before = _counts(server)
+    with server.raw("/struck") as client:
+        client.read_head()
+        opcode, payload = client.read_frame()
+        assert opcode == CLOSE and payload == struct.pack("!H", 1012)
+    eventually(lambda: _counts(server)["struck"] == before["struck"] + 1)
+
+
+def test_a_handshake_after_the_server_has_closed_is_refused(spare_server: Server) -> None:
+    # A first session, for the server to have any.
+    with spare_server.raw("/echo") as client:
+        client.read_head()
+    with (
+        spare_server.raw("/echo") as open_before,
+        socket.create_connection(("127.0.0.1", spare_server.port), timeout=10) as kept,
+    ):
+        open_before.read_head()
+        kept.sendall(b"GET /close-server HTTP/1.1\r\nHost: x\r\n\r\n")
+        with kept.makefile("rb") as file:
+            answer = b""
+            while not answer.endswith(b"closed"):
+                answer += file.read(1)
+            kept.sendall(
+                b"GET /echo HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+                b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+            )
+            assert b" 503 " in file.readline()
+        assert open_before.read_frame() == (CLOSE, struct.pack("!H", 1012))
