@@ -272,7 +272,7 @@ class WebSocket:
         message = await self.receive()
         try:
             return _decode_json(message, type, self._options.json)
-        except (ValueError, RecursionError) as exc:
+        except (ValueError, msgspec.MsgspecError, RecursionError) as exc:
             raise InvalidMessage(1007, str(exc), message) from exc
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:

@@ -20,6 +20,7 @@ import threading
 
 import flask
 import gevent
+import gevent.event
 from gevent.pywsgi import WSGIServer
 
 import unisock
@@ -259,5 +260,9 @@ for path, handler, options in (
 if __name__ == "__main__":
     logging.basicConfig(level=logging.INFO)
     server = WSGIServer(("127.0.0.1", port), app, handler_class=WebSocketHandler, log=None)
-    gevent.signal_handler(signal.SIGTERM, server.stop)
-    server.serve_forever()
+    server.start()
+    # Not serve_forever: one test closes the server and goes on with the process.
+    stopping = gevent.event.Event()
+    gevent.signal_handler(signal.SIGTERM, stopping.set)
+    stopping.wait()
+    server.stop()
