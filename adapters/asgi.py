@@ -16,6 +16,7 @@ from urllib.parse import quote
 from unisock import Address, Capabilities, Handler, Options
 from unisock.handshake import Handshake
 from unisock.options import OptionsDict
+from unisock.paths import PathTemplate
 from unisock.session import check_handler, run
 from unisock.transport import ConnectionLost, Disconnect, PullTransport
 
@@ -166,6 +167,9 @@ class ASGITransport(PullTransport):
             await self._translated({"type": "websocket.close", "code": 1000})
             return
         await self._translated({"type": "websocket.http.response.body", "body": body})
+        # uvicorn 0.54 complains of an application that returns before its
+        # transport has closed, as if nobody had answered.
+        await asyncio.sleep(0)
 
     async def send(self, data: str | bytes) -> None:
         """``websocket.send``."""
@@ -216,14 +220,24 @@ class ASGIApp:
 
     Args:
         handler: ``async def handler(ws)``.
+        path: a template as `unisock.mount` takes it; another path is a 404.
+            By default every path is served, and ``ws.path_params`` are those
+            that a router left in the scope.
         **options: those of `unisock.Options`.
+
+    Raises:
+        TypeError: not a handler, or an unknown option.
+        ValueError: a malformed path, or an option's value.
     """
 
     transport_class: ClassVar[type[ASGITransport]] = ASGITransport
     handshake_class: ClassVar[type[ASGIHandshake]] = ASGIHandshake
 
-    def __init__(self, handler: Handler, **options: Unpack[OptionsDict]) -> None:
+    def __init__(
+        self, handler: Handler, *, path: str | None = None, **options: Unpack[OptionsDict]
+    ) -> None:
         self.handler = check_handler(handler)
+        self._template = None if path is None else PathTemplate.parse(path)
         self.options = Options.parse(options)
         # Routers name a route after its endpoint.
         self.__name__: str = getattr(handler, "__name__", type(handler).__name__)
@@ -241,7 +255,19 @@ class ASGIApp:
         _require_asyncio()
         if (await receive())["type"] == "websocket.connect":
             transport = self.transport_class(self.handshake_class(scope), receive, send)
-            await run(self.handler, transport, self.options)
+            if self._routes(scope):
+                await run(self.handler, transport, self.options)
+            else:
+                await transport.reject(404, b"", [("content-length", "0")])
+
+    def _routes(self, scope: Scope) -> bool:
+        """Whether the path is this application's; then its parameters are in the scope."""
+        if self._template is None:
+            return True
+        params = self._template.match(scope["path"].removeprefix(scope.get("root_path", "")))
+        if params is not None:
+            scope["path_params"] = params
+        return params is not None
 
 
 def _require_asyncio() -> None:

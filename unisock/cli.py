@@ -204,8 +204,7 @@ def _parser() -> argparse.ArgumentParser:
         "--path",
         type=_path,
         default="/",
-        help="where the handler is mounted, as /rooms/{room}; asgi serves every path; "
-        "default: %(default)s",
+        help="where the handler is mounted, as /rooms/{room}; default: %(default)s",
     )
     serve.add_argument(
         "--origins",
@@ -269,7 +268,7 @@ def _path(text: str) -> str:
 
 @_argument
 def _origin_list(text: str) -> list[str]:
-    origins = text.split(",")
+    origins = [origin.strip() for origin in text.split(",")]
     for origin in origins:
         try:
             normalise_origin(origin if origin != "*" else "null")

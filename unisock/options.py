@@ -48,8 +48,8 @@ class Options:
         max_message_size: bytes; a larger message closes with 1009.
         max_queue: how many messages wait unread before reading pauses.
         max_queue_size: how many bytes do.
-        close_timeout: seconds that the end of a handler waits for its close
-            frame to be written.
+        close_timeout: seconds that `WebSocket.close`, `WebSocket.reject` and the
+            end of a handler wait for a peer that does not read.
     """
 
     origins: Iterable[str] | Literal["*"] | None = None

@@ -99,6 +99,25 @@ class PathTemplate:
         parts = (s if isinstance(s, str) else parameter(s) for s in self.segments)
         return "/" + "/".join(parts)
 
+    def match(self, path: str) -> dict[str, Any] | None:
+        """The parameters of `path`, converted; `None` if it does not match.
+
+        For where there is no router; a router's adapter uses `render`.
+        """
+        parts = path.removeprefix("/").split("/", len(self.segments) - 1)
+        if len(parts) != len(self.segments) or not path.startswith("/"):
+            return None
+        params: dict[str, Any] = {}
+        for segment, part in zip(self.segments, parts, strict=True):
+            if isinstance(segment, str):
+                if segment != part:
+                    return None
+                continue
+            value = params[segment.name] = segment.converter.parse(part)
+            if value is None:
+                return None
+        return params
+
 
 def _parse_segment(segment: str, path: str) -> str | Parameter:
     if "{" not in segment and "}" not in segment:

@@ -100,7 +100,7 @@ def prepare(name: str, service: Service) -> Run:
 def _asgi(service: Service) -> Any:
     from .adapters.asgi import ASGIApp
 
-    return ASGIApp(service.handler, origins=service.origins)
+    return ASGIApp(service.handler, path=service.path, origins=service.origins)
 
 
 def _starlette(service: Service) -> Any:

@@ -20,8 +20,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Callable, Coroutine, Iterator
-from contextlib import suppress
+from collections.abc import Callable, Coroutine, Iterator
 from inspect import iscoroutinefunction, signature
 from typing import Any, TypeAlias
 
@@ -78,12 +77,12 @@ async def run(handler: Handler, transport: Transport, options: Options) -> None:
         asyncio.CancelledError: the server stops.
     """
     ws = WebSocket(transport, options)
-    if not _origin_allowed(ws, options):
-        await ws.reject(403, b"origin not allowed")
-        return
     transport.start(ws._inbox)
     try:
-        await _run_handler(handler, ws, transport, options)
+        if _origin_allowed(ws, options):
+            await _run_handler(handler, ws, transport)
+        else:
+            await ws.reject(403, b"origin not allowed")
     finally:
         await transport.stop()
 
@@ -103,26 +102,24 @@ def _origin_allowed(ws: WebSocket, options: Options) -> bool:
     return False
 
 
-async def _run_handler(
-    handler: Handler, ws: WebSocket, transport: Transport, options: Options
-) -> None:
+async def _run_handler(handler: Handler, ws: WebSocket, transport: Transport) -> None:
     try:
         await handler(ws)
     except asyncio.CancelledError:
         if _is_cancelled():
-            await _end(ws, options, 503, 1012)
+            await _end(ws, 503, 1012)
         else:  # what the handler waited for was cancelled, and not the handler
-            await _end(ws, options, 500, 1011)
+            await _end(ws, 500, 1011)
         raise
     except Exception as exc:  # noqa: BLE001  # what it is decides how the connection ends
-        await _end_by(exc, ws, transport, options)
+        await _end_by(exc, ws, transport)
     else:
         if ws._connecting and not ws.closed:
             logger.warning(
                 "handler %s returned without accept() or reject(): rejected with 403",
                 _name(handler),
             )
-        await _end(ws, options, 403, 1000)
+        await _end(ws, 403, 1000)
 
 
 def _is_cancelled() -> bool:
@@ -130,20 +127,20 @@ def _is_cancelled() -> bool:
     return task is not None and task.cancelling() > 0
 
 
-async def _end_by(exc: Exception, ws: WebSocket, transport: Transport, options: Options) -> None:
+async def _end_by(exc: Exception, ws: WebSocket, transport: Transport) -> None:
     """End the connection as `exc` says, and raise what goes on to the framework."""
     try:
         ending = _ending_of(exc, transport)
         if ending is not None and not _framework_answers(ending, ws):
-            await _end_as(ending, ws, options)
+            await _end_as(ending, ws)
             return
     except (TypeError, ValueError, AttributeError):
         # Its status, code or headers are none that can be sent.
-        await _end(ws, options, 500, 1011)
+        await _end(ws, 500, 1011)
         raise
     if ending is not None and ending.__cause__ is not None:
         raise ending.__cause__
-    await _end(ws, options, 500, 1011)
+    await _end(ws, 500, 1011)
     raise exc
 
 
@@ -159,56 +156,46 @@ def _framework_answers(ending: BaseException, ws: WebSocket) -> bool:
     )
 
 
-async def _end_as(ending: BaseException, ws: WebSocket, options: Options) -> None:
+async def _end_as(ending: BaseException, ws: WebSocket) -> None:
     match ending:
         case WebSocketException():
-            await _end(ws, options, 403, ending.code, ending.reason)
+            await _end(ws, 403, ending.code, ending.reason)
         case InvalidMessage():
             logger.warning("closing with %s: %s", ending.code, ending.reason)
-            await _end(ws, options, 403, ending.code, ending.reason)
+            await _end(ws, 403, ending.code, ending.reason)
         case HandshakeRejected():
-            await _reject_or_close(ws, options, ending.status_code, "", ending.body, ending.headers)
+            await _reject_or_close(ws, ending.status_code, "", ending.body, ending.headers)
         case HTTPError():
             response = ending.response or HTTPResponse()
             await _reject_or_close(
-                ws, options, ending.status_code, ending.title, response.body, response.headers
+                ws, ending.status_code, ending.title, response.body, response.headers
             )
         case _:
             logger.debug("handler ended by the disconnect: %s", ending)
-            await _end(ws, options, 403, 1000)
+            await _end(ws, 403, 1000)
 
 
 async def _reject_or_close(
     ws: WebSocket,
-    options: Options,
     status_code: int,
     title: str,
     body: bytes,
     headers: HeadersInput | None,
 ) -> None:
     if ws._connecting:
-        await _bounded(options, ws.reject(status_code, body, headers))
+        await ws.reject(status_code, body, headers)
     else:
-        await _end(ws, options, status_code, 4000 + status_code, title)
+        await _end(ws, status_code, 4000 + status_code, title)
 
 
-async def _end(
-    ws: WebSocket, options: Options, status_code: int, code: int, reason: str = ""
-) -> None:
+async def _end(ws: WebSocket, status_code: int, code: int, reason: str = "") -> None:
     """Reject if the handshake is still open, else close."""
     if ws._connecting:
-        await _bounded(options, ws.reject(status_code))
+        await ws.reject(status_code)
     else:
         # What the reason comes from may hold what UTF-8 cannot say.
         reason = reason.encode(errors="replace").decode()
-        await _bounded(options, ws.close(code, reason))
-
-
-async def _bounded(options: Options, step: Awaitable[None]) -> None:
-    """Wait for a last step, but not for ever on a peer that does not read."""
-    with suppress(TimeoutError):
-        async with asyncio.timeout(options.close_timeout):
-            await step
+        await ws.close(code, reason)
 
 
 def _ending_of(exc: Exception, transport: Transport) -> BaseException | None:

@@ -210,8 +210,7 @@ class WebSocket:
         # Also if the client has gone: a server may complain of a handshake that
         # nobody answered (uvicorn 0.54 on `websockets` does).
         self._inbox.close(1006, "")
-        with suppress(ConnectionLost):
-            await self._transport.reject(status_code, body, pairs)
+        await self._finish(self._transport.reject(status_code, body, pairs))
 
     # Receiving
 
@@ -393,7 +392,8 @@ class WebSocket:
         """Close the connection (RFC 6455, section 7); again is a no-op.
 
         Before `accept` it is ``reject(403)``.  Messages not yet received are
-        dropped.
+        dropped.  Waits until the close frame is written, and no longer than
+        the option ``close_timeout`` on a peer that does not read.
 
         Args:
             code: 1000-1003, 1007-1014 or 3000-4999.
@@ -409,8 +409,13 @@ class WebSocket:
             await self.reject(403)
         elif self._inbox.ended is None:
             self._inbox.close(code, reason)
-            with suppress(ConnectionLost):
-                await self._transport.close(code, reason)
+            await self._finish(self._transport.close(code, reason))
+
+    async def _finish(self, step: Awaitable[None]) -> None:
+        """Wait for a last step, but not for ever on a peer that does not read."""
+        with suppress(ConnectionLost, TimeoutError):
+            async with asyncio.timeout(self._options.close_timeout):
+                await step
 
     # For the session
 

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import trio
 
-from tests.adapters.client import say
+from tests.adapters.client import rejection, say, talk
 from tests.adapters.conftest import Serve
 from tests.servers import Server
 from unisock import WebSocket
@@ -24,6 +24,18 @@ async def where(ws):
     await ws.send(f"{ws.url.path} {type(ws.request).__name__}")
 
 app = Starlette(routes=[Mount("/chat", app=ASGIApp(where))])
+"""
+ROUTED = """
+from starlette.applications import Starlette
+from starlette.routing import Mount
+from unisock.adapters.asgi import ASGIApp
+
+async def tell(ws):
+    await ws.accept()
+    await ws.send(repr(ws.path_params["n"]))
+
+bare = ASGIApp(tell, path="/rooms/{n:int}")
+app = Starlette(routes=[Mount("/chat", app=bare), Mount("/", app=bare)])
 """
 BARE = SOURCE + "\napp = ASGIApp(where)\n"
 
@@ -57,6 +69,17 @@ def test_a_mount_of_a_framework_stays_in_the_path(serve: Serve) -> None:
     assert say(server, "/chat/room%201") == "/chat/room 1 dict"
 
 
+def test_a_path_of_its_own(serve: Serve) -> None:
+    server = serve(ROUTED)
+    for path in ("/rooms/7", "/chat/rooms/7"):
+        with talk(server, path) as client:
+            assert client.recv(30) == "7"
+    for path in ("/rooms/x", "/other", "/rooms/7/"):
+        assert rejection(server, path).status == 404
+    with pytest.raises(ValueError, match="slash"):
+        ASGIApp(handler, path="ws")
+
+
 def test_trio_is_told_clearly() -> None:
     async def never(*args: Any) -> Any:
         raise AssertionError("the connection was touched")
@@ -66,6 +89,15 @@ def test_trio_is_told_clearly() -> None:
 
     with pytest.raises(RuntimeError, match="unisock runs on asyncio"):
         trio.run(main)
+
+
+def test_a_rejected_origin_is_no_error_to_the_server(serve: Serve) -> None:
+    server = serve(BARE)
+    for _ in range(5):
+        assert rejection(server, "/ws", origin="https://evil.example").status == 403
+    log = server.stop()
+    assert log.count("handshake rejected") == 5
+    assert "without completing handshake" not in log
 
 
 def test_what_is_no_handler_or_option_is_told_at_once() -> None:

@@ -140,3 +140,24 @@ def test_what_converters_match(converter: str, text: str, value: object) -> None
 )
 def test_what_converters_do_not_match(converter: str, text: str) -> None:
     assert CONVERTERS[converter].parse(text) is None
+
+
+@pytest.mark.parametrize(
+    ("template", "path", "params"),
+    [
+        ("/", "/", {}),
+        ("/ws", "/ws", {}),
+        ("/ws", "/ws/", None),
+        ("/ws", "ws", None),
+        ("/ws", "/other", None),
+        ("/rooms/{room}", "/rooms/a b", {"room": "a b"}),
+        ("/rooms/{room}", "/rooms/", None),
+        ("/rooms/{n:int}/log", "/rooms/7/log", {"n": 7}),
+        ("/rooms/{n:int}", "/rooms/x", None),
+        ("/files/{rest:path}", "/files/a/b/", {"rest": "a/b/"}),
+        ("/files/{rest:path}", "/files/", {"rest": ""}),
+        ("/files/{rest:path}", "/files", None),
+    ],
+)
+def test_match(template: str, path: str, params: dict[str, object] | None) -> None:
+    assert PathTemplate.parse(template).match(path) == params

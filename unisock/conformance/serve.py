@@ -46,7 +46,7 @@ def _asgi() -> ASGI:
     async def route(scope: Scope, receive: Receive, send: Send) -> None:
         path = str(scope["path"]).removeprefix("/prefix")
         for template, endpoint in table:
-            params = _match(template, path)
+            params = template.match(path)
             if params is not None:
                 scope["path_params"] = params
                 await endpoint(scope, receive, send)
@@ -57,27 +57,6 @@ def _asgi() -> ASGI:
         await (table[0][1] if scope["type"] == "lifespan" else route)(scope, receive, send)
 
     return _leaving(_telling(answer_lifespan))
-
-
-def _match(template: Any, path: str) -> dict[str, Any] | None:
-    """The parameters of a path; the least of routers, for bare ASGI has none."""
-    from unisock.paths import Parameter
-
-    params = {}
-    segments = path.removeprefix("/").split("/")
-    for index, wanted in enumerate(template.segments):
-        if isinstance(wanted, Parameter) and wanted.converter.name == "path":
-            segments[index:] = ["/".join(segments[index:])]
-        if index >= len(segments):
-            return None
-        if isinstance(wanted, str):
-            if wanted != segments[index]:
-                return None
-        else:
-            params[wanted.name] = wanted.converter.parse(segments[index])
-            if params[wanted.name] is None:
-                return None
-    return params if len(segments) == len(template.segments) else None
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
