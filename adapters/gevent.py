@@ -111,7 +111,8 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         # request; there is nobody left to answer.
         if isinstance(ex, ConnectionError):
             return None
-        return super()._handle_client_error(ex)
+        inherited: Any = WSGIHandler  # whose stubs do not have it
+        return inherited._handle_client_error(self, ex)
 
     def log_request(self) -> None:
         """As pywsgi's, to the server's log."""
