@@ -60,7 +60,9 @@ class FalconTransport(ASGITransport):
         """Falcon's `HTTPError` and `HTTPStatus`."""
         if isinstance(exc, falcon.HTTPError):
             headers = (("content-type", "application/json"), *_pairs(exc.headers))
-            return HTTPError(exc.status_code, exc.title, HTTPResponse(exc.to_json(), headers))
+            # By default the title is the status line.
+            title = exc.title.removeprefix(f"{exc.status_code} ")
+            return HTTPError(exc.status_code, title, HTTPResponse(exc.to_json(), headers))
         if isinstance(exc, falcon.HTTPStatus):
             body = (exc.text or "").encode()
             title = falcon.code_to_http_status(exc.status_code).partition(" ")[2]
