@@ -238,12 +238,38 @@ class TestMounting:
         with pytest.raises(TypeError, match=r"falcon\.asgi\.App"):
             unisock.mount(falcon.App(), "/ws", handler)
 
-    @pytest.mark.parametrize("path", ["/ws", "/rooms/{room}"])
-    def test_a_path_that_has_a_resource_is_told(self, path: str) -> None:
+    def test_beside_a_page_that_is_there_already(self, serve: Serve) -> None:
+        server = serve("""
+            import falcon.asgi, unisock
+
+            class Page:
+                async def on_get(self, req, resp):
+                    resp.text = "a page"
+
+            async def echo(ws):
+                await ws.accept()
+                async for message in ws:
+                    await ws.send(message)
+
+            app = falcon.asgi.App()
+            app.add_route("/", Page())
+            unisock.mount(app, "/", echo)
+        """)
+        assert server.get("/") == (200, "a page")
+        assert say(server, "/") == "hello"
+
+    def test_beside_another_socket_is_told(self) -> None:
+        class Socket:
+            async def on_websocket(self, req: object, ws: object) -> None:
+                raise AssertionError
+
         app = falcon.asgi.App()
-        app.add_route(path, Page())
-        with pytest.raises(ValueError, match=r"has a resource already|conflicts with"):
-            unisock.mount(app, path, handler)
+        app.add_route("/", Socket())
+        app.add_route("/page", Page())
+        unisock.mount(app, "/page", handler)
+        for path in ("/", "/page"):
+            with pytest.raises(ValueError, match="on_websocket already"):
+                unisock.mount(app, path, handler)
 
     def test_twice_at_one_path(self) -> None:
         app = falcon.asgi.App()
