@@ -337,6 +337,28 @@ class TestFrameworkErrors:
 
 class TestCancelled:
     @pytest.mark.parametrize(
+        ("accept", "sent"), [(False, rejected(500)), (True, [("close", 1011, "")])]
+    )
+    def test_what_the_handler_waits_for_is_no_stop_of_the_server(
+        self, accept: bool, sent: Sent
+    ) -> None:
+        async def main() -> None:
+            async def handler(ws: WebSocket) -> None:
+                if accept:
+                    await ws.accept()
+                child = asyncio.create_task(asyncio.sleep(60))
+                child.cancel()
+                await child
+
+            transport = MemoryTransport()
+            running = Running(handler, transport)
+            await asyncio.wait([running.task])
+            assert running.task.cancelled()
+            assert without_accept(transport) == sent
+
+        asyncio.run(main())
+
+    @pytest.mark.parametrize(
         ("accept", "sent"), [(False, rejected(503)), (True, [("close", 1012, "")])]
     )
     def test_the_server_stops(self, accept: bool, sent: Sent) -> None:

@@ -210,6 +210,21 @@ class TestReceivers:
 
         with_inbox(body)
 
+    def test_one_that_comes_after_a_cancelled_one_waits(self) -> None:
+        async def body(inbox: Inbox) -> None:
+            first = asyncio.create_task(inbox.get())
+            await asyncio.sleep(0)
+            first.cancel()
+            second = asyncio.create_task(inbox.get())
+            # Both in one turn: the second begins before the first has left.
+            await asyncio.wait([first])
+            await asyncio.sleep(0)
+            inbox.put("for the second")
+            assert await second == "for the second"
+            assert first.cancelled()
+
+        with_inbox(body)
+
     def test_the_second_is_refused_and_the_first_unharmed(self) -> None:
         async def body(inbox: Inbox) -> None:
             first = asyncio.create_task(inbox.get())

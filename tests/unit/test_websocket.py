@@ -35,7 +35,7 @@ from unisock import (
     WebSocket,
     WebSocketDisconnect,
 )
-from unisock.websocket import cut_reason
+from unisock.websocket import check_response, cut_reason
 
 Call = Callable[[WebSocket], Awaitable[object]]
 
@@ -1284,3 +1284,10 @@ def test_a_transport_failure_that_is_no_loss_is_not_hidden() -> None:
 def test_a_websocket_needs_a_running_loop() -> None:
     with pytest.raises(RuntimeError, match="no running event loop"):
         WebSocket(MemoryTransport(), Options())
+
+
+@pytest.mark.parametrize("status_code", [204, 304])
+def test_a_response_that_has_no_body_tells_no_length(status_code: int) -> None:
+    assert check_response(status_code, b"", None) == (status_code, b"", [])
+    with pytest.raises(ValueError, match="has no body"):
+        check_response(status_code, b"body", None)
