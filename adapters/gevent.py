@@ -166,11 +166,6 @@ class GeventHandshake(Handshake):
         host, port = self._environ.get("REMOTE_ADDR"), self._environ.get("REMOTE_PORT", "")
         return Address(host, int(port)) if host and port.isdigit() else None
 
-    @property
-    def request(self) -> Any:
-        """The environ; frameworks have better."""
-        return self._environ
-
 
 def request_handler(environ: Mapping[str, Any]) -> Any:
     """The request handler that serves this environ.

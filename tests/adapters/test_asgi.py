@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 from typing import Any
 
 import pytest
@@ -105,6 +106,33 @@ def test_what_is_no_handler_or_option_is_told_at_once() -> None:
         ASGIApp(lambda ws: None)  # type: ignore[arg-type,return-value]  # that is the test
     with pytest.raises(TypeError, match="did you mean 'origins'"):
         ASGIApp(handler, origin="*")  # type: ignore[call-arg]  # that is the test
+
+
+def test_what_old_servers_do_instead() -> None:
+    sent: list[Any] = []
+
+    async def send(message: Any) -> None:
+        sent.append(message)
+
+    async def main() -> None:
+        async def rejecting(ws: WebSocket) -> None:
+            await ws.reject(418)
+
+        async def connect() -> Any:
+            return {"type": "websocket.connect"}
+
+        async def disconnect() -> Any:
+            return {"type": "websocket.disconnect", "code": 1006}
+
+        scope = {"type": "websocket", "path": "/", "query_string": b"", "headers": []}
+        # No rejection by HTTP: a close, which is a 403.
+        await ASGIApp(rejecting)(dict(scope), connect, send)
+        assert [message["type"] for message in sent] == ["websocket.close"]
+        # A client that has gone before the application was asked.
+        await ASGIApp(handler)(dict(scope), disconnect, send)
+        assert len(sent) == 1
+
+    asyncio.run(main())
 
 
 REJECTION: dict[str, Any] = {"websocket.http.response": {}}

@@ -1291,3 +1291,13 @@ def test_a_response_that_has_no_body_tells_no_length(status_code: int) -> None:
     assert check_response(status_code, b"", None) == (status_code, b"", [])
     with pytest.raises(ValueError, match="has no body"):
         check_response(status_code, b"body", None)
+
+
+def test_a_subprotocol_is_a_str() -> None:
+    async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+        with pytest.raises(TypeError, match="a subprotocol is a str, not int"):
+            await ws.accept(5)  # type: ignore[arg-type]  # that is the test
+        assert transport.sent == []
+        await ws.accept()
+
+    with_websocket(body, accept=False)
