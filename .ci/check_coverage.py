@@ -23,7 +23,7 @@ DATA = ROOT / ".coverage-data"
 SHOWN = 100  # where nothing was measured at all, the last line says it
 # Which races a run meets, and which processes are killed before they have
 # written what they measured, differs from run to run.
-TOLERATED = 15
+TOLERATED = 30
 
 
 class Gap(NamedTuple):
