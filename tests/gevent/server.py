@@ -140,6 +140,20 @@ async def struck(ws: WebSocket) -> None:
         counts["struck"] += 1
 
 
+async def gives_up_sending(ws: WebSocket) -> None:
+    """Time out many sends to a peer that does not read; tell what waits then."""
+    await ws.accept()
+    given_up = 0
+    while given_up < 20:
+        try:
+            async with asyncio.timeout(0.01):
+                await ws.send_bytes(b"x" * 65536)
+        except TimeoutError:
+            given_up += 1
+    counts["write waiters"] = len(ws._transport._write_waiters)  # type: ignore[attr-defined]  # gevent's
+    counts["given up"] += 1
+
+
 async def exits(ws: WebSocket) -> None:
     """End the process as `sys.exit` in a task does under `asyncio.run`."""
     await ws.accept()
@@ -161,6 +175,8 @@ counts = dict.fromkeys(
         "waiting ended",
         "echoes ended",
         "struck",
+        "given up",
+        "write waiters",
         "woken",
         "code",
     ),
@@ -251,6 +267,7 @@ for path, handler, options in (
     ("/pinged-untimed", sleeps, {"ping_interval": 0.05, "ping_timeout": None}),
     ("/waits", waits_to_accept, {}),
     ("/struck", struck, {}),
+    ("/gives-up", gives_up_sending, {"close_timeout": 0.2}),
     ("/exits", exits, {}),
     ("/queued", queued, {}),
     ("/hasty", echo, {"close_timeout": 0.2}),

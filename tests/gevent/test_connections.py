@@ -304,3 +304,13 @@ def test_a_handshake_after_the_server_has_closed_is_refused(spare_server: Server
             )
             assert b" 503 " in file.readline()
         assert open_before.read_frame() == (CLOSE, struct.pack("!H", 1012))
+
+
+def test_sends_that_were_given_up_leave_nothing_waiting(
+    server: Server, eventually: Eventually
+) -> None:
+    before = _counts(server)["given up"]
+    with server.raw("/gives-up") as client:
+        client.read_head()
+        eventually(lambda: _counts(server)["given up"] == before + 1)
+    assert _counts(server)["write waiters"] == 0
