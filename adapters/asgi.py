@@ -13,11 +13,11 @@ from functools import cached_property
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote
 
-from unisock import Address, Capabilities, Handler, Options
+from unisock import Address, Capabilities, Handler
+from unisock.handlers import prepare
 from unisock.handshake import Handshake
 from unisock.options import OptionsDict
 from unisock.paths import PathTemplate
-from unisock.session import check_handler, run
 from unisock.transport import ConnectionLost, Disconnect, PullTransport
 
 Scope: TypeAlias = MutableMapping[str, Any]
@@ -219,7 +219,7 @@ class ASGIApp:
     handshake with 426.
 
     Args:
-        handler: ``async def handler(ws)``.
+        handler: as `unisock.mount` takes it.
         path: a template as `unisock.mount` takes it; another path is a 404.
             By default every path is served, and ``ws.path_params`` are those
             that a router left in the scope.
@@ -236,11 +236,10 @@ class ASGIApp:
     def __init__(
         self, handler: Handler, *, path: str | None = None, **options: Unpack[OptionsDict]
     ) -> None:
-        self.handler = check_handler(handler)
+        self._mounted = prepare(handler, options)
         self._template = None if path is None else PathTemplate.parse(path)
-        self.options = Options.parse(options)
         # Routers name a route after its endpoint.
-        self.__name__: str = getattr(handler, "__name__", type(handler).__name__)
+        self.__name__ = self._mounted.name
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Serve one connection (ASGI 3.0)."""
@@ -256,7 +255,7 @@ class ASGIApp:
         if (await receive())["type"] == "websocket.connect":
             transport = self.transport_class(self.handshake_class(scope), receive, send)
             if self._routes(scope):
-                await run(self.handler, transport, self.options)
+                await self._mounted.serve(transport)
             else:
                 await transport.reject(404, b"", [("content-length", "0")])
 

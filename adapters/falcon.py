@@ -11,10 +11,10 @@ from falcon.asgi import WebSocket as FalconWebSocket
 from falcon.asgi.ws import _WebSocketState
 from falcon.routing import BaseConverter
 
-from unisock import Handler, InvalidState, Options, UnisockError
+from unisock import Handler, InvalidState, UnisockError
+from unisock.handlers import prepare
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
-from unisock.session import check_handler, run
 from unisock.transport import HTTPError, HTTPResponse
 
 from .asgi import ASGIHandshake, ASGITransport, Receive, Send
@@ -91,8 +91,7 @@ def responder(handler: Handler, **options: Unpack[OptionsDict]) -> Callable[...,
         TypeError: not a handler, or an unknown option.
         ValueError: an option's value.
     """
-    check_handler(handler)
-    parsed = Options.parse(options)
+    mounted = prepare(handler, options)
 
     async def on_websocket(*args: Any, **params: Any) -> None:
         req, ws = args[-2:]  # before them is self, where it is a method
@@ -101,7 +100,7 @@ def responder(handler: Handler, **options: Unpack[OptionsDict]) -> Callable[...,
         if not ws.unaccepted:
             raise InvalidState("middleware or a hook has accepted: leave that to the handler")
         try:
-            await run(handler, FalconTransport(req, ws, params), parsed)
+            await mounted.serve(FalconTransport(req, ws, params))
         finally:
             # Falcon closes after a responder and in its error handlers; to
             # its object the connection is over by now.
@@ -115,9 +114,14 @@ class WebSocketResource:
 
     def __init__(self, handler: Handler, **options: Unpack[OptionsDict]) -> None:
         self._responder = responder(handler, **options)
+        # The parameters of a neutral template that are fields of Falcon's own,
+        # which match an empty segment as well.
+        self._falcons_own: list[str] = []
 
     async def on_websocket(self, req: Request, ws: FalconWebSocket, /, **params: Any) -> None:
         """Falcon's responder; a parameter of the path may be named ``ws`` as well."""
+        if not all(params[name] for name in self._falcons_own):
+            raise falcon.HTTPRouteNotFound
         await self._responder(req, ws, **params)
 
 
@@ -143,13 +147,23 @@ def mount(
     # The router has no public way to what it knows; seen in falcon 4.0 to 4.4.
     found = app._router.find(path, None)
     if found is None or found[3] != path:
-        app.add_route(path, WebSocketResource(handler, **options))
+        app.add_route(path, _mounted(template, handler, options))
         return
     resource, responders = found[0], cast(dict[str, Any], found[1])
     mounted_before = getattr(responders.get("WEBSOCKET"), "__module__", None) == __name__
     if mounted_before or hasattr(resource, "on_websocket"):
         raise ValueError(f"{path} has a resource with on_websocket already")
-    responders["WEBSOCKET"] = responder(handler, **options)
+    responders["WEBSOCKET"] = _mounted(template, handler, options).on_websocket
+
+
+def _mounted(template: PathTemplate, handler: Handler, options: OptionsDict) -> WebSocketResource:
+    resource = WebSocketResource(handler, **options)
+    resource._falcons_own = [
+        segment.name
+        for segment in template.segments
+        if isinstance(segment, Parameter) and segment.converter is CONVERTERS["str"]
+    ]
+    return resource
 
 
 def _falcon_path(app: App[Any, Any], template: PathTemplate) -> str:
@@ -159,6 +173,9 @@ def _falcon_path(app: App[Any, Any], template: PathTemplate) -> str:
 
 
 def _parameter(parameter: Parameter) -> str:
+    if parameter.converter is CONVERTERS["str"]:
+        # Falcon's own, lest it conflict with those of other routes beside it.
+        return f"{{{parameter.name}}}"
     return f"{{{parameter.name}:{_falcon_name(parameter.converter)}}}"
 
 

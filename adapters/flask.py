@@ -14,10 +14,10 @@ from flask.blueprints import BlueprintSetupState
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
-from unisock import Handler, Options, UnisockError
+from unisock import Handler, UnisockError
+from unisock.handlers import prepare
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
-from unisock.session import check_handler
 from unisock.transport import HTTPError
 
 from .gevent import (
@@ -76,7 +76,7 @@ def view(
     """A view for ``app.add_url_rule("/ws", view_func=view(handler), websocket=True)``.
 
     Args:
-        handler: ``async def handler(ws)``.
+        handler: as `unisock.mount` takes it.
         ping_interval: seconds between keepalive pings, `None` for none.
         ping_timeout: seconds until a peer that does not answer one counts as
             gone, `None` for never.
@@ -86,8 +86,7 @@ def view(
         TypeError: not a handler, or an unknown option.
         ValueError: an option's value.
     """
-    check_handler(handler)
-    parsed = Options.parse(options)
+    mounted = prepare(handler, options)
     for name, value in (("ping_interval", ping_interval), ("ping_timeout", ping_timeout)):
         if value is not None and not value > 0:
             raise ValueError(f"{name}= is above 0 or None, not {value!r}")
@@ -99,15 +98,14 @@ def view(
         transport = transport_class(
             FlaskHandshake(environ, path_params),
             server_handler,
-            max_message_size=parsed.max_message_size,
-            close_timeout=parsed.close_timeout,
+            mounted,
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
         )
-        serve(handler, transport, server_handler.server, parsed)
+        serve(mounted, transport, server_handler.server)
         return Response()  # for WSGI; the connection is answered
 
-    websocket_view.__name__ = getattr(handler, "__name__", type(handler).__name__)
+    websocket_view.__name__ = mounted.name
     return websocket_view
 
 
@@ -126,7 +124,7 @@ def mount(
     Args:
         app: a Flask application or a blueprint.
         template: the path.
-        handler: ``async def handler(ws)``.
+        handler: as `unisock.mount` takes it.
         name: the endpoint, for ``url_for``; the handler's name if that is free.
         ping_interval: as `view`.
         ping_timeout: as `view`.

@@ -7,7 +7,8 @@ What a WSGI framework on gevent needs beside the loop of `gevent_loop`:
 - `GeventTransport`, the connection: the request's own greenlet reads, the
   sans-I/O protocol of the `websockets` package parses, and what the peer does
   not take at once a second greenlet writes;
-- `serve`, which runs a handler on it from the WSGI application.
+- `serve`, which runs a handler on it from the WSGI application: a coroutine on
+  that loop, a plain function in the request's own greenlet.
 """
 
 from __future__ import annotations
@@ -21,7 +22,8 @@ import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Generator, Iterable, Mapping
+from contextlib import contextmanager
 from random import getrandbits
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -39,12 +41,15 @@ from websockets.http11 import Request, Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from unisock import Address, Capabilities, Handler, Options
+from unisock import Address, Capabilities
+from unisock.asyncio_runtime import ASYNCIO
+from unisock.handlers import MountedHandler
 from unisock.handshake import Handshake
-from unisock.session import run
+from unisock.runtime import run_blocking
 from unisock.transport import ConnectionLost, Inbox, Transport
 
-from .gevent_loop import HubEventLoop, hub_event_loop
+from .gevent_loop import hub_event_loop
+from .gevent_runtime import GreenletRuntime
 
 # The sans-I/O protocol tells of each connection at level INFO.
 protocol_logger = logging.getLogger("unisock.protocol")
@@ -201,14 +206,13 @@ class GeventTransport(Transport):
         self,
         handshake: Handshake,
         request_handler: Any,
+        handler: MountedHandler,
         *,
-        max_message_size: int,
-        close_timeout: float,
         ping_interval: float | None,
         ping_timeout: float | None,
     ) -> None:
         self.handshake = handshake
-        self.loop: HubEventLoop = hub_event_loop()
+        self.runtime = GreenletRuntime() if handler.blocks else ASYNCIO
         self._request_handler = request_handler
         self._sock: Any = request_handler.socket
         self._fd: int = self._sock.fileno()
@@ -216,12 +220,12 @@ class GeventTransport(Transport):
         self._writes_at_once = not isinstance(self._sock, SSLSocket)
         # Open at once: it is never fed the handshake, which WSGI has read.
         self._protocol = ServerProtocol(
-            state=State.OPEN, max_size=max_message_size, logger=protocol_logger
+            state=State.OPEN, max_size=handler.options.max_message_size, logger=protocol_logger
         )
-        self._close_timeout = close_timeout
+        self._close_timeout = handler.options.close_timeout
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
-        self._timers: dict[str, asyncio.TimerHandle] = {}
+        self._timers: dict[str, Any] = {}
         self._ping_payload: bytes | None = None
         self._inbox: Inbox | None = None
         self._reading_paused = False
@@ -337,6 +341,13 @@ class GeventTransport(Transport):
         self._disconnect(1006)
         self._written()
 
+    def read_to_end(self) -> None:
+        """As `read`, in a greenlet of its own: whatever happens, the handler learns the end."""
+        try:
+            self.read()
+        finally:
+            self._disconnect(1006)
+
     def release(self) -> None:
         """Write what is left and let go of the socket, which is closed after this."""
         writer = self._writer
@@ -349,8 +360,8 @@ class GeventTransport(Transport):
             self._released = True
             if writer is not None:
                 writer.kill(block=False)
-            for timer in self._timers.values():
-                timer.cancel()
+            for name in list(self._timers):
+                self._cancel_timer(name)
             self._written()
             self._disconnect(1006)  # nobody reads any more
 
@@ -529,7 +540,7 @@ class GeventTransport(Transport):
         self._shutdown(socket.SHUT_RD)
 
     async def _until_written(self) -> None:
-        waiter: asyncio.Future[None] = self.loop.create_future()
+        waiter = self.runtime.waiter_factory()()
 
         def wake() -> None:
             if not waiter.done():
@@ -556,7 +567,15 @@ class GeventTransport(Transport):
             self._call_later("ping", self._ping_interval, self._ping)
 
     def _call_later(self, name: str, delay: float, callback: Callable[[], None]) -> None:
-        self._timers[name] = self.loop.call_later(delay, callback)
+        """Have the hub call `callback`, in place of what waits under that name."""
+        self._cancel_timer(name)
+        timer = self._timers[name] = gevent.get_hub().loop.timer(delay, ref=False)
+        timer.start(callback)
+
+    def _cancel_timer(self, name: str) -> None:
+        timer = self._timers.pop(name, None)
+        if timer is not None:
+            timer.close()
 
     def _ping(self) -> None:
         """Ping (RFC 6455, section 5.5.2), and expect the same back in time."""
@@ -576,7 +595,6 @@ class GeventTransport(Transport):
             return
         assert self._ping_interval is not None
         self._ping_payload = None
-        self._timers["ping"].cancel()
         self._call_later("ping", self._ping_interval, self._ping)
 
     def _ping_unanswered(self) -> None:
@@ -649,15 +667,10 @@ class UpgradedTransport(GeventTransport):
         await self.close(1008 if status_code == 403 else 4000 + status_code, "")
 
 
-def serve(
-    handler: Handler,
-    transport: GeventTransport,
-    server: Any,
-    options: Options,
-) -> None:
+def serve(handler: MountedHandler, transport: GeventTransport, server: Any) -> None:
     """Run `handler` on `transport` in a WSGI request's greenlet, until all has ended.
 
-    The handler's task sees the greenlet's context variables.
+    It sees the greenlet's context variables.
 
     Raises:
         Exception: what the handler raised, for the framework.
@@ -667,10 +680,19 @@ def serve(
     sessions = _sessions_of(server)
     if sessions.closed:
         transport.refuse()
-        return
+    elif handler.blocks:
+        _serve_blocking(handler, transport, sessions)
+    else:
+        _serve_on_loop(handler, transport, sessions)
+
+
+def _serve_on_loop(
+    handler: MountedHandler, transport: GeventTransport, sessions: _Sessions
+) -> None:
+    """Serve on the hub's event loop, while this greenlet reads."""
     ended = gevent.event.Event()
-    task = transport.loop.create_task(
-        run(handler, transport, options), context=contextvars.copy_context()
+    task = hub_event_loop().create_task(
+        handler.serve(transport), context=contextvars.copy_context()
     )
 
     def on_done(done: asyncio.Task[None]) -> None:
@@ -680,24 +702,47 @@ def serve(
         ended.set()
 
     task.add_done_callback(on_done)
-    gone = sessions.running[task] = gevent.event.Event()
-    try:
-        transport.read()
-        ended.wait()
-    except BaseException:
-        # Killed, or struck by a `gevent.Timeout` of the application's: nobody
-        # reads any more, so the handler has to end as well.
-        task.cancel()
-        ended.wait(_STOP_TIMEOUT)
-        raise
-    finally:
+    with sessions.running(task.cancel):
         try:
-            transport.release()
+            transport.read()
+            ended.wait()
+        except BaseException:
+            # Killed, or struck by a `gevent.Timeout` of the application's: nobody
+            # reads any more, so the handler has to end as well.
+            task.cancel()
+            ended.wait(_STOP_TIMEOUT)
+            raise
         finally:
-            del sessions.running[task]
-            gone.set()
+            transport.release()
     if not task.cancelled():
         task.result()
+
+
+def _serve_blocking(
+    handler: MountedHandler, transport: GeventTransport, sessions: _Sessions
+) -> None:
+    """Serve in this greenlet, while another one reads."""
+    session = handler.session(transport)
+    runtime, this = transport.runtime, gevent.getcurrent()
+    assert isinstance(runtime, GreenletRuntime)
+
+    def stop() -> None:
+        """End the session: a call sees a disconnect, and what waits elsewhere is killed."""
+        run_blocking(session.stop())
+        if this not in runtime.calling:
+            gevent.kill(this)
+
+    with sessions.running(lambda: gevent.spawn(stop)):
+        reader = gevent.spawn(transport.read_to_end)
+        try:
+            run_blocking(handler.run(session))
+        finally:
+            try:
+                transport.session_ended()
+                reader.join()
+            finally:
+                reader.kill(block=False)
+                transport.release()
 
 
 class _Sessions:
@@ -705,16 +750,30 @@ class _Sessions:
 
     def __init__(self) -> None:
         self.closed = False
-        self.running: dict[asyncio.Task[None], gevent.event.Event] = {}
+        self._running: dict[gevent.event.Event, Callable[[], object]] = {}
+
+    @contextmanager
+    def running(self, cancel: Callable[[], object]) -> Generator[None]:
+        """A session that runs within the block, and is ended by `cancel`."""
+        gone = gevent.event.Event()
+        self._running[gone] = cancel
+        try:
+            yield
+        finally:
+            del self._running[gone]
+            gone.set()
 
     def close(self, timeout: float) -> None:
         """End all, and wait until they are gone."""
-        self.closed = True
-        gone = list(self.running.values())
-        for task in self.running:
-            task.cancel()
+        running = dict(self._running)
+        # Once: a server is closed twice by `stop` under `serve_forever`, and what a
+        # handler does in its `finally` must not be struck.
+        if not self.closed:
+            self.closed = True
+            for cancel in running.values():
+                cancel()
         if gevent.getcurrent() is not gevent.get_hub():  # a signal's callback may not wait
-            gevent.wait(gone, timeout=timeout)
+            gevent.wait(list(running), timeout=timeout)
 
 
 _servers: WeakKeyDictionary[Any, _Sessions] = WeakKeyDictionary()

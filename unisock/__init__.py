@@ -1,5 +1,7 @@
 """unisock: one WebSocket handler for every framework."""
 
+from .dispatch import on_message
+from .endpoints import SocketView, WebSocketEndpoint
 from .errors import (
     HandshakeRejected,
     InvalidMessage,
@@ -8,10 +10,11 @@ from .errors import (
     WebSocketDisconnect,
     WebSocketException,
 )
+from .handlers import Handler
 from .handshake import URL, Address, State
 from .mounting import mount
 from .options import JSONCodec, Options
-from .session import Handler
+from .sync_websocket import SyncWebSocket
 from .transport import Capabilities
 from .websocket import WebSocket
 
@@ -25,12 +28,16 @@ __all__ = [
     "InvalidState",
     "JSONCodec",
     "Options",
+    "SocketView",
     "State",
+    "SyncWebSocket",
     "UnisockError",
     "WebSocket",
     "WebSocketDisconnect",
+    "WebSocketEndpoint",
     "WebSocketException",
     "mount",
+    "on_message",
 ]
 
 __version__ = "0.1.0"

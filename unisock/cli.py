@@ -21,10 +21,10 @@ from types import FrameType
 from typing import Any, NoReturn
 
 from . import __version__
+from .handlers import Handler, check_handler
 from .options import normalise_origin
 from .paths import PathTemplate
 from .serving import FRAMEWORKS, STOP_SIGNALS, ServeError, Service, bind, prepare
-from .session import Handler, check_handler
 from .workers import reporting, serve_all
 
 _DESCRIPTION = """\
@@ -191,7 +191,7 @@ def _parser() -> argparse.ArgumentParser:
         "handler",
         metavar="MODULE:HANDLER",
         type=_spec,
-        help="the handler: an async function, or an object with an async __call__",
+        help="the handler: a function, async or plain, or a WebSocketEndpoint class",
     )
     serve.add_argument(
         "--on", required=True, choices=[*FRAMEWORKS, "all"], help="the framework, or all of them"

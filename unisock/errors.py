@@ -72,6 +72,13 @@ class WebSocketDisconnect(UnisockError, ConnectionError):
         self.reason = reason
 
 
+def is_disconnect(exc: BaseException) -> bool:
+    """Whether `exc` is a `WebSocketDisconnect`, or a group of nothing else."""
+    if isinstance(exc, BaseExceptionGroup):
+        return all(is_disconnect(inner) for inner in exc.exceptions)
+    return isinstance(exc, WebSocketDisconnect)
+
+
 class WebSocketException(UnisockError):
     """Raise it in a handler to close the connection with a code and a reason.
 

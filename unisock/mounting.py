@@ -13,8 +13,8 @@ from importlib.metadata import EntryPoint, entry_points
 from types import ModuleType
 from typing import Any
 
+from .handlers import Handler, check_handler
 from .paths import PathTemplate
-from .session import Handler, check_handler
 
 GROUP = "unisock.adapters"
 
@@ -27,7 +27,8 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
             routers (`APIRouter`, `Router`, `Blueprint`), or one of a framework
             whose adapter is installed.
         path: ``/rooms/{room}``; see `unisock.paths`.
-        handler: ``async def handler(ws)``.
+        handler: ``async def handler(ws)``, a `WebSocketEndpoint` class, or a plain
+            ``def handler(ws)``; see `unisock.handlers`.
         **options: those of `unisock.Options`, and what the framework's own
             way to register a route takes (``name``, ``dependencies`` …).
 
@@ -39,7 +40,9 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
             message has the command that installs it.
     """
     adapter = _load(_find(app))
-    adapter.mount(app, PathTemplate.parse(path), check_handler(handler), **options)
+    template = PathTemplate.parse(path)
+    check_handler(handler)
+    adapter.mount(app, template, handler, **options)
 
 
 def _find(app: object) -> EntryPoint:

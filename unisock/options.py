@@ -3,13 +3,10 @@
 from __future__ import annotations
 
 import difflib
-import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, TypedDict
 from urllib.parse import urlsplit
-
-import msgspec
 
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -34,6 +31,7 @@ class OptionsDict(TypedDict, total=False):
     max_queue: int
     max_queue_size: int
     close_timeout: float
+    max_threads: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -49,7 +47,11 @@ class Options:
         max_queue: how many messages wait unread before reading pauses.
         max_queue_size: how many bytes do.
         close_timeout: seconds that `WebSocket.close`, `WebSocket.reject` and the
-            end of a handler wait for a peer that does not read.
+            end of a handler wait for a peer that does not read, and the end of a
+            plain function for what it has started.
+        max_threads: how many connections of a plain function (``def``) there may
+            be at once where each takes a thread; others are rejected with 503.
+            On gevent they take none, and there is no limit.
     """
 
     origins: Iterable[str] | Literal["*"] | None = None
@@ -58,12 +60,13 @@ class Options:
     max_queue: int = 1024
     max_queue_size: int = 1024 * 1024
     close_timeout: float = 10.0
+    max_threads: int = 1000
 
     allowed_origins: frozenset[str] | None = field(init=False, default=frozenset())
     """The origins, normalised; `None` where all are allowed."""
 
     def __post_init__(self) -> None:
-        for name in ("max_message_size", "max_queue", "max_queue_size"):
+        for name in ("max_message_size", "max_queue", "max_queue_size", "max_threads"):
             _check_positive(name, getattr(self, name), int)
         _check_positive("close_timeout", self.close_timeout, (int, float))
         for method in ("dumps", "loads"):
@@ -162,45 +165,3 @@ def _check_positive(name: str, value: object, kind: type | tuple[type, ...]) -> 
         raise TypeError(f"{name}= takes a number, not {value!r}")
     if not value > 0:  # type: ignore[operator]  # `kind` is int or float, as just checked
         raise ValueError(f"{name}= must be above 0, not {value!r}")
-
-
-def encode_json(obj: Any) -> bytes:
-    """Compact UTF-8 JSON.
-
-    Raises:
-        TypeError: `obj` holds what JSON cannot say.
-    """
-    try:
-        data = msgspec.json.encode(obj, enc_hook=_plain)
-        # msgspec writes NaN and the infinities as null, which says another
-        # thing; only where there is a null does it cost a second look.
-        if b"null" in data:
-            _refuse_non_finite(msgspec.to_builtins(obj, enc_hook=_plain))
-    except (ValueError, OverflowError, RecursionError) as exc:
-        raise TypeError(f"cannot be sent as JSON: {exc}") from exc
-    return data
-
-
-def _plain(obj: Any) -> Any:
-    """What msgspec does not take by itself: subclasses of JSON's own types, as `URL`."""
-    if isinstance(obj, str):
-        return str.__str__(obj)
-    if isinstance(obj, int):
-        return int.__int__(obj)
-    if isinstance(obj, float):
-        return float.__float__(obj)
-    if isinstance(obj, msgspec.Raw):  # taken as JSON; not as a Python object
-        return msgspec.json.decode(obj)
-    raise TypeError(f"{type(obj).__name__} is not JSON")
-
-
-def _refuse_non_finite(obj: Any) -> None:
-    if isinstance(obj, float):
-        if not math.isfinite(obj):
-            raise ValueError(f"{obj} is not a JSON number")
-    elif isinstance(obj, dict):
-        for value in obj.values():
-            _refuse_non_finite(value)
-    elif isinstance(obj, (list, tuple)):
-        for value in obj:
-            _refuse_non_finite(value)

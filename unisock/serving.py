@@ -16,8 +16,8 @@ from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any, Literal, TypeAlias
 
+from .handlers import Handler
 from .mounting import mount
-from .session import Handler
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 GRACE = 5

@@ -14,20 +14,22 @@ raises the framework's HTTPError  the framework's       close 4000 + status
 raises anything else              500, goes on          close 1011, goes on
 is cancelled                      503, goes on          close 1012, goes on
 ================================  ====================  ==========================
+
+The same holds for each hook of a class endpoint, and for what `start_soon` has
+started.
 """
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Coroutine, Iterator
-from inspect import iscoroutinefunction, signature
-from typing import Any, TypeAlias
+from collections.abc import Awaitable, Callable, Iterator
 
 from .errors import (
     HandshakeRejected,
     HeadersInput,
     InvalidMessage,
+    UnisockError,
     WebSocketDisconnect,
     WebSocketException,
 )
@@ -37,54 +39,123 @@ from .websocket import WebSocket
 
 logger = logging.getLogger("unisock")
 
-Handler: TypeAlias = Callable[[WebSocket], Coroutine[Any, Any, None]]
-"""An ``async def`` function, or an object with an async ``__call__``."""
-
 # Exceptions that say how the connection ends, so that they go no further.
 _ENDINGS = (WebSocketDisconnect, WebSocketException, InvalidMessage, HandshakeRejected, HTTPError)
 
 
-def check_handler(handler: Handler) -> Handler:
-    """Return `handler` if it can be mounted.
+class Session:
+    """A handler's life on one connection.
 
-    Raises:
-        TypeError: it is not an async function of one argument; the message
-            says what to change.
+    Args:
+        name: the handler's, for the log.
+        transport: the connection.
+        options: those that the handler was mounted with.
+
+    Attributes:
+        ws: what the handler gets; there from `run` on.
     """
-    if not callable(handler):
-        raise TypeError(f"a handler is `async def handler(ws)`, not {handler!r}")
-    if isinstance(handler, type):
-        raise TypeError(f"{handler.__name__} is a class: mount an instance with an async __call__")
-    if not iscoroutinefunction(handler) and not iscoroutinefunction(type(handler).__call__):
-        raise TypeError(f"a handler is `async def handler(ws)`: {_name(handler)} is not async")
-    try:
-        signature(handler).bind(None)
-    except TypeError as exc:
-        raise TypeError(
-            f"a handler takes one argument, the WebSocket: {_name(handler)}: {exc}"
-        ) from exc
-    return handler
 
+    __slots__ = ("name", "options", "transport", "ws")
 
-async def run(handler: Handler, transport: Transport, options: Options) -> None:
-    """Run `handler` on one connection and end it as the table above says.
+    ws: WebSocket
 
-    Leaves nothing behind: no task, no reader.
+    def __init__(self, name: str, transport: Transport, options: Options) -> None:
+        self.name = name
+        self.transport = transport
+        self.options = options
 
-    Raises:
-        Exception: what the handler raised, where the table says that it goes
-            on to the framework.
-        asyncio.CancelledError: the server stops.
-    """
-    ws = WebSocket(transport, options)
-    transport.start(ws._inbox)
-    try:
-        if _origin_allowed(ws, options):
-            await _run_handler(handler, ws, transport)
+    async def run(self, serve: Callable[[Session], Awaitable[None]]) -> None:
+        """Have `serve` run a handler, by `conclude`, unless the origin is not allowed.
+
+        Leaves nothing behind: no task, no reader.
+
+        Raises:
+            Exception: what `serve` raised.
+        """
+        self.ws = WebSocket(self.transport, self.options)
+        self.transport.start(self.ws._inbox)
+        try:
+            if _origin_allowed(self.ws, self.options):
+                await serve(self)
+            else:
+                await self.ws.reject(403, b"origin not allowed")
+        finally:
+            await self.transport.stop()
+
+    async def conclude(
+        self, part: Callable[[], Awaitable[object]], *, with_tasks: bool = True
+    ) -> None:
+        """Run the handler, or a part of it, and end the connection as the table says.
+
+        Args:
+            part: what to run.
+            with_tasks: whether it may `start_soon`.
+
+        Raises:
+            Exception: what the handler raised, where the table says that it
+                goes on to the framework.
+            asyncio.CancelledError: the server stops.
+        """
+        task = self.ws._runtime.current() if with_tasks else None
+        self.ws._handler_task = task if isinstance(task, asyncio.Task) else None
+        try:
+            # Not a coroutine of its own: each message would pass through it.
+            try:
+                await part()
+            except BaseException as exc:
+                failure = await self._end_tasks(exc)
+                if failure is None:
+                    raise
+            else:
+                failure = await self._end_tasks(None)
+            if failure is not None:
+                raise failure
+        except Exception as exc:  # noqa: BLE001  # what it is decides how the connection ends
+            await self.end_by(exc)
+        except BaseException as exc:
+            if self.ws._runtime.is_cancellation(exc):
+                await self.stop()
+            else:  # what the handler waited for was cancelled, and not the handler
+                await _end(self.ws, 500, 1011)
+            raise
         else:
-            await ws.reject(403, b"origin not allowed")
-    finally:
-        await transport.stop()
+            if self.ws._connecting and not self.ws.closed:
+                logger.warning(
+                    "handler %s returned without accept() or reject(): rejected with 403",
+                    self.name,
+                )
+            await _end(self.ws, 403, 1000)
+
+    async def stop(self) -> None:
+        """End the connection as for a handler that is cancelled."""
+        await self.ws._stop()
+
+    async def _end_tasks(self, handler_error: BaseException | None) -> BaseException | None:
+        """End what `start_soon` has started; return an error of it that is to be raised."""
+        self.ws._handler_task = None
+        tasks, self.ws._tasks = self.ws._tasks, None
+        if tasks is None:
+            return None
+        # A task that has closed must not be cancelled before its close frame is sent.
+        return await tasks.end(handler_error, self.ws._until_finished())
+
+    async def end_by(self, exc: BaseException) -> None:
+        """End the connection as `exc` says, and raise what goes on to the framework."""
+        ws = self.ws
+        try:
+            ending = _ending_of(exc, self.transport)
+            if ending is not None and not _framework_answers(ending, ws):
+                await _end_as(ending, ws)
+                return
+        except (TypeError, ValueError, AttributeError):
+            # Its status, code or headers are none that can be sent.
+            await _end(ws, 500, 1011)
+            raise
+        if ending is not None and ending.__cause__ is not None:
+            ws._hand_over()
+            raise ending.__cause__
+        await _end(ws, 500, 1011)
+        raise exc
 
 
 def _origin_allowed(ws: WebSocket, options: Options) -> bool:
@@ -100,48 +171,6 @@ def _origin_allowed(ws: WebSocket, options: Options) -> bool:
         origin,
     )
     return False
-
-
-async def _run_handler(handler: Handler, ws: WebSocket, transport: Transport) -> None:
-    try:
-        await handler(ws)
-    except asyncio.CancelledError:
-        if _is_cancelled():
-            await _end(ws, 503, 1012)
-        else:  # what the handler waited for was cancelled, and not the handler
-            await _end(ws, 500, 1011)
-        raise
-    except Exception as exc:  # noqa: BLE001  # what it is decides how the connection ends
-        await _end_by(exc, ws, transport)
-    else:
-        if ws._connecting and not ws.closed:
-            logger.warning(
-                "handler %s returned without accept() or reject(): rejected with 403",
-                _name(handler),
-            )
-        await _end(ws, 403, 1000)
-
-
-def _is_cancelled() -> bool:
-    task = asyncio.current_task()
-    return task is not None and task.cancelling() > 0
-
-
-async def _end_by(exc: Exception, ws: WebSocket, transport: Transport) -> None:
-    """End the connection as `exc` says, and raise what goes on to the framework."""
-    try:
-        ending = _ending_of(exc, transport)
-        if ending is not None and not _framework_answers(ending, ws):
-            await _end_as(ending, ws)
-            return
-    except (TypeError, ValueError, AttributeError):
-        # Its status, code or headers are none that can be sent.
-        await _end(ws, 500, 1011)
-        raise
-    if ending is not None and ending.__cause__ is not None:
-        raise ending.__cause__
-    await _end(ws, 500, 1011)
-    raise exc
 
 
 def _framework_answers(ending: BaseException, ws: WebSocket) -> bool:
@@ -161,7 +190,8 @@ async def _end_as(ending: BaseException, ws: WebSocket) -> None:
         case WebSocketException():
             await _end(ws, 403, ending.code, ending.reason)
         case InvalidMessage():
-            logger.warning("closing with %s: %s", ending.code, ending.reason)
+            if not ws.closed:
+                logger.warning("closing with %s: %s", ending.code, ending.reason)
             await _end(ws, 403, ending.code, ending.reason)
         case HandshakeRejected():
             await _reject_or_close(ws, ending.status_code, "", ending.body, ending.headers)
@@ -183,7 +213,7 @@ async def _reject_or_close(
     headers: HeadersInput | None,
 ) -> None:
     if ws._connecting:
-        await ws.reject(status_code, body, headers)
+        await ws._refuse(status_code, body, headers)
     else:
         await _end(ws, status_code, 4000 + status_code, title)
 
@@ -191,14 +221,14 @@ async def _reject_or_close(
 async def _end(ws: WebSocket, status_code: int, code: int, reason: str = "") -> None:
     """Reject if the handshake is still open, else close."""
     if ws._connecting:
-        await ws.reject(status_code)
+        await ws._refuse(status_code)
     else:
         # What the reason comes from may hold what UTF-8 cannot say.
         reason = reason.encode(errors="replace").decode()
         await ws.close(code, reason)
 
 
-def _ending_of(exc: Exception, transport: Transport) -> BaseException | None:
+def _ending_of(exc: BaseException, transport: Transport) -> BaseException | None:
     """The ending that `exc` means, or `None` if it is an error like any other.
 
     A task group wraps what its tasks raised: a group counts as what it holds
@@ -206,7 +236,10 @@ def _ending_of(exc: Exception, transport: Transport) -> BaseException | None:
     """
     endings = []
     for leaf in _leaves(exc):
-        ending = leaf if isinstance(leaf, _ENDINGS) else transport.translate(leaf)
+        if isinstance(leaf, _ENDINGS):
+            ending: UnisockError | None = leaf
+        else:
+            ending = transport.translate(leaf) if isinstance(leaf, Exception) else None
         if ending is None:
             return None
         if ending is not leaf:
@@ -218,13 +251,9 @@ def _ending_of(exc: Exception, transport: Transport) -> BaseException | None:
     return decisive[0] if decisive else endings[0]
 
 
-def _leaves(exc: Exception) -> Iterator[Exception]:
-    if isinstance(exc, ExceptionGroup):
+def _leaves(exc: BaseException) -> Iterator[BaseException]:
+    if isinstance(exc, BaseExceptionGroup):
         for inner in exc.exceptions:
             yield from _leaves(inner)
     else:
         yield exc
-
-
-def _name(handler: object) -> str:
-    return getattr(handler, "__qualname__", None) or type(handler).__qualname__

@@ -15,10 +15,12 @@ from abc import ABC, abstractmethod
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import Any, NamedTuple
+from typing import NamedTuple
 
+from .asyncio_runtime import ASYNCIO
 from .errors import InvalidState, UnisockError, WebSocketDisconnect
 from .handshake import Handshake
+from .runtime import Runtime, Waiter
 
 logger = logging.getLogger("unisock")
 
@@ -84,15 +86,15 @@ class Disconnect(NamedTuple):
 class Inbox:
     """Messages that have arrived and nobody has received yet, then the end.
 
-    Fed by the transport, emptied by the handler; both on one event loop.
+    Fed by the transport, emptied by the handler; both in one thread.
     Bounded by count and bytes: `put` says when it is full, and the transport
     then stops reading until it is called back.  A single message may exceed
     the bound, so what is held is at most the bound and one message.
     """
 
     __slots__ = (
+        "_create_waiter",
         "_end_callbacks",
-        "_loop",
         "_max_messages",
         "_max_size",
         "_messages",
@@ -104,18 +106,25 @@ class Inbox:
         "max_message_size",
     )
 
-    def __init__(self, *, max_messages: int, max_size: int, max_message_size: int) -> None:
-        self._loop = asyncio.get_running_loop()
+    def __init__(
+        self,
+        *,
+        max_messages: int,
+        max_size: int,
+        max_message_size: int,
+        runtime: Runtime = ASYNCIO,
+    ) -> None:
+        self._create_waiter = runtime.waiter_factory()
         self._messages: deque[str | bytes] = deque()
         self._size = 0
         self._max_messages = max_messages
         self._max_size = max_size
-        self._waiter: asyncio.Future[None] | None = None
+        self._waiter: Waiter | None = None
         self._room_callback: Callable[[], None] | None = None
         self._end_callbacks: list[Callable[[], None]] = []
         self.max_message_size = max_message_size
         """The largest message, in bytes, that the connection may carry."""
-        self.closed_by: asyncio.Task[Any] | None = None
+        self.closed_by: object = None
         """The task that ended the connection from this side."""
         self.ended: Disconnect | None = None
         """How the connection ended, as soon as that is known."""
@@ -158,11 +167,11 @@ class Inbox:
 
     # The handler's side
 
-    def close(self, code: int, reason: str) -> None:
-        """End it from this side: what nobody received is dropped."""
+    def close(self, code: int, reason: str, by: object = None) -> None:
+        """End it from this side, by the task `by`: what nobody received is dropped."""
         self._messages.clear()
         self._size = 0
-        self.closed_by = asyncio.current_task()
+        self.closed_by = by
         self.disconnect(code, reason)
 
     def unbound(self) -> None:
@@ -189,7 +198,7 @@ class Inbox:
         while not self._messages:
             if self.ended is not None:
                 raise WebSocketDisconnect(*self.ended)
-            waiter = self._waiter = self._loop.create_future()
+            waiter = self._waiter = self._create_waiter()
             try:
                 await waiter
             finally:
@@ -217,7 +226,7 @@ class Inbox:
     async def wait_ended(self) -> Disconnect:
         """Wait for the end, and return it.  Cancelling is safe."""
         if self.ended is None:
-            waiter: asyncio.Future[None] = self._loop.create_future()
+            waiter = self._create_waiter()
 
             def wake() -> None:
                 if not waiter.done():
@@ -255,6 +264,8 @@ class Transport(ABC):
 
     handshake: Handshake
     capabilities: Capabilities
+    runtime: Runtime = ASYNCIO
+    """What the verbs wait with, and so the whole connection."""
 
     @abstractmethod
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:

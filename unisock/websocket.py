@@ -5,15 +5,14 @@ from __future__ import annotations
 import asyncio
 import enum
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
+from inspect import iscoroutine
 from types import TracebackType
-from typing import Any, TypeVar, overload
+from typing import Any, TypeAlias, TypeVar, TypeVarTuple, Unpack, overload
 
-import msgspec
-from multidict import CIMultiDictProxy, MultiDictProxy
-
+from .connection import Connection
 from .errors import (
     HeadersInput,
     InvalidMessage,
@@ -21,18 +20,17 @@ from .errors import (
     WebSocketDisconnect,
     check_close_code,
 )
-from .handshake import (
-    URL,
-    Address,
-    State,
-    check_headers,
-)
-from .options import JSONCodec, Options, encode_json
-from .transport import Capabilities, ConnectionLost, Inbox, Transport
+from .handshake import check_headers
+from .messages import decode, encode
+from .options import Options
+from .runtime import Waiter
+from .tasks import ConnectionTasks
+from .transport import ConnectionLost, Inbox, Transport
 
 logger = logging.getLogger("unisock")
 
 T = TypeVar("T")
+Ts = TypeVarTuple("Ts")
 
 # How long a failed send waits for the server to tell why, in seconds.
 _REASON_TIMEOUT = 1.0
@@ -46,14 +44,18 @@ _MAX_REASON = 123
 _NO_BODY = (204, 304)
 
 
+_Response: TypeAlias = tuple[int, bytes, list[tuple[str, str]]]
+
+
 class _Phase(enum.Enum):
     CONNECTING = "accept() it first"
     ACCEPTING = "accept() has not returned yet"
     OPEN = "accept() was already called"
     REJECTED = "the handshake was rejected"
+    OVER = "the handshake is over"  # by no doing of the handler's: a disconnect is raised
 
 
-class WebSocket:
+class WebSocket(Connection):
     """One WebSocket connection (RFC 6455), the same on every framework.
 
     A handler gets one and calls `accept` or `reject` first.  All coroutines
@@ -64,86 +66,44 @@ class WebSocket:
     """
 
     __slots__ = (
-        "_handshake",
-        "_inbox",
+        "_finished",
+        "_finishing",
+        "_handler_task",
         "_options",
         "_phase",
+        "_runtime",
         "_sent_in_a_row",
         "_subprotocol",
-        "_transport",
+        "_tasks",
     )
 
     def __init__(self, transport: Transport, options: Options) -> None:
         self._transport = transport
         self._handshake = transport.handshake
+        self._runtime = transport.runtime
         self._options = options
         self._phase = _Phase.CONNECTING
         self._subprotocol: str | None = None
         self._sent_in_a_row = 0
+        # How many tasks are in a last step, and what is set when one has left it.
+        self._finishing = 0
+        self._finished: Waiter | None = None
+        # Set while a handler runs; the tasks when it has started some.
+        self._handler_task: asyncio.Task[Any] | None = None
+        self._tasks: ConnectionTasks | None = None
         self._inbox = Inbox(
             max_messages=options.max_queue,
             max_size=options.max_queue_size,
             max_message_size=options.max_message_size,
+            runtime=transport.runtime,
         )
 
-    # The handshake
-
-    @property
-    def url(self) -> URL:
-        """The URL as the client sent it, scheme ``ws`` or ``wss``."""
-        return self._handshake.url
-
-    @property
-    def path_params(self) -> Mapping[str, Any]:
-        """The parameters of the path's template, converted."""
-        return self._handshake.path_params
-
-    @property
-    def query_params(self) -> MultiDictProxy[str]:
-        """The query's parameters: ``[]`` gives the first, ``getall()`` all."""
-        return self._handshake.query_params
-
-    @property
-    def headers(self) -> CIMultiDictProxy[str]:
-        """The headers: names without regard to case, ``getall()`` for repeated ones."""
-        return self._handshake.headers
-
-    @property
-    def cookies(self) -> dict[str, str]:
-        """The cookies; the first of a repeated name."""
-        return self._handshake.cookies
-
-    @property
-    def client(self) -> Address | None:
-        """The peer's host and port, or `None` (unix sockets)."""
-        return self._handshake.client
-
-    @property
-    def subprotocols(self) -> tuple[str, ...]:
-        """The subprotocols that the client offers, in its order."""
-        return self._handshake.subprotocols
+    # Opening
 
     @property
     def subprotocol(self) -> str | None:
         """The subprotocol that was accepted."""
         return self._subprotocol
-
-    @property
-    def state(self) -> State:
-        """A namespace for this connection, with what the framework's middleware left."""
-        return self._handshake.state
-
-    @property
-    def request(self) -> Any:
-        """The framework's own request object: the one door to the framework."""
-        return self._handshake.request
-
-    @property
-    def capabilities(self) -> Capabilities:
-        """What this server can do of what the contract promises."""
-        return self._transport.capabilities
-
-    # Opening
 
     async def accept(
         self, subprotocol: str | None = None, headers: HeadersInput | None = None
@@ -205,12 +165,15 @@ class WebSocket:
             TypeError: an argument of the wrong type.
         """
         self._require_connecting("reject")
-        status_code, body, pairs = check_response(status_code, body, headers)
-        self._phase = _Phase.REJECTED
+        await self._answer(check_response(status_code, body, headers), _Phase.REJECTED)
+
+    async def _answer(self, response: _Response, phase: _Phase) -> None:
+        """Answer the handshake, which leads to `phase`."""
+        self._phase = phase
         # Also if the client has gone: a server may complain of a handshake that
         # nobody answered (uvicorn 0.54 on `websockets` does).
-        self._inbox.close(1006, "")
-        await self._finish(self._transport.reject(status_code, body, pairs))
+        self._inbox.close(1006, "", self._runtime.current())
+        await self._finish(self._transport.reject(*response))
 
     # Receiving
 
@@ -268,11 +231,7 @@ class WebSocket:
                 it is consumed, and `InvalidMessage.reason` says what is wrong.
             InvalidState, WebSocketDisconnect: as `receive`.
         """
-        message = await self.receive()
-        try:
-            return _decode_json(message, type, self._options.json)
-        except (ValueError, msgspec.MsgspecError, RecursionError) as exc:
-            raise InvalidMessage(1007, str(exc), message) from exc
+        return decode(await self.receive(), type, self._options.json)
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
@@ -333,8 +292,7 @@ class WebSocket:
             TypeError: what JSON cannot say; nothing was sent.
             InvalidState, WebSocketDisconnect: as `send`.
         """
-        codec = self._options.json
-        encoded = encode_json(data) if codec is None else codec.dumps(data)
+        encoded = encode(data, self._options.json)
         if binary:
             await self._send(encoded.encode() if isinstance(encoded, str) else encoded)
         else:
@@ -353,27 +311,9 @@ class WebSocket:
         self._sent_in_a_row += 1
         if self._sent_in_a_row == _MAX_IN_A_ROW:
             self._sent_in_a_row = 0
-            await asyncio.sleep(0)
+            await self._runtime.checkpoint()
 
     # The end
-
-    @property
-    def closed(self) -> bool:
-        """Whether the connection has ended, from whichever side.
-
-        Messages that came before may still be received.
-        """
-        return self._inbox.ended is not None
-
-    @property
-    def close_code(self) -> int | None:
-        """The code that the connection ended with, as in `WebSocketDisconnect`."""
-        return None if self._inbox.ended is None else self._inbox.ended.code
-
-    @property
-    def close_reason(self) -> str | None:
-        """The reason that the connection ended with."""
-        return None if self._inbox.ended is None else self._inbox.ended.reason
 
     async def wait_closed(self) -> int:
         """Wait until the connection has ended; return `close_code`."""
@@ -389,7 +329,7 @@ class WebSocket:
         return _WhileConnected(self._inbox)
 
     async def close(self, code: int = 1000, reason: str = "") -> None:
-        """Close the connection (RFC 6455, section 7); again is a no-op.
+        """Close the connection (RFC 6455, section 7); again is a no-op, whatever the code.
 
         Before `accept` it is ``reject(403)``.  Messages not yet received are
         dropped.  Waits until the close frame is written, and no longer than
@@ -403,31 +343,108 @@ class WebSocket:
             ValueError: a code that may not be sent; nothing was sent.
             TypeError: an argument of the wrong type.
         """
+        if self._phase is not _Phase.CONNECTING and self._inbox.ended is not None:
+            return
         check_close_code(code)
         reason = cut_reason(reason)
         if self._phase is _Phase.CONNECTING:
             await self.reject(403)
-        elif self._inbox.ended is None:
-            self._inbox.close(code, reason)
+        else:
+            self._inbox.close(code, reason, self._runtime.current())
             await self._finish(self._transport.close(code, reason))
+
+    # Beside the handler
+
+    def start_soon(
+        self, function: Callable[[Unpack[Ts]], Coroutine[Any, Any, object]], *args: *Ts
+    ) -> None:
+        """Run ``function(*args)`` as a task that lives no longer than the handler.
+
+        When the handler ends the task is cancelled and awaited, before the
+        connection is closed.  An error of the task cancels the handler and ends
+        the connection as the handler's own would; a `WebSocketDisconnect` ends
+        the task alone.
+
+        Args:
+            function: a coroutine function.
+            *args: its arguments.
+
+        Raises:
+            InvalidState: the handler has ended.
+            TypeError: `function` is none, or does not take `args`.
+        """
+        if self._handler_task is None:
+            raise InvalidState("start_soon() came too late: the handler has ended")
+        if iscoroutine(function):
+            function.close()  # lest Python complain that nobody has awaited it
+        if not callable(function):
+            raise TypeError(
+                f"start_soon() takes a coroutine function, not {function!r}: "
+                "write start_soon(function, *args)"
+            )
+        coroutine = function(*args)
+        if not iscoroutine(coroutine):
+            raise TypeError(f"start_soon() takes a coroutine function; {function!r} is none")
+        if self._tasks is None:
+            self._tasks = ConnectionTasks(self._handler_task)
+        self._tasks.start(coroutine)
+
+    # For the session
 
     async def _finish(self, step: Awaitable[None]) -> None:
         """Wait for a last step, but not for ever on a peer that does not read."""
-        with suppress(ConnectionLost, TimeoutError):
-            async with asyncio.timeout(self._options.close_timeout):
-                await step
+        self._finishing += 1
+        try:
+            with suppress(ConnectionLost, TimeoutError):
+                async with self._runtime.timeout(self._options.close_timeout):
+                    await step
+        finally:
+            self._finishing -= 1
+            if self._finished is not None and not self._finished.done():
+                self._finished.set_result(None)
 
-    # For the session
+    async def _until_finished(self) -> None:
+        """Wait for the last step of another task."""
+        while self._finishing:
+            self._finished = self._runtime.waiter_factory()()
+            await self._finished
 
     @property
     def _connecting(self) -> bool:
         return self._phase is _Phase.CONNECTING
 
+    @property
+    def _accepted(self) -> bool:
+        return self._phase is _Phase.OPEN
+
+    def _hand_over(self) -> None:
+        """Leave it to the framework to answer the handshake."""
+        self._phase = _Phase.OVER
+        self._inbox.disconnect(1006)
+
+    async def _stop(self) -> None:
+        """End it because the server stops; a handler that runs on sees a disconnect."""
+        if self._phase is _Phase.CONNECTING:
+            self._inbox.disconnect(1012)
+            await self._refuse(503)
+        else:
+            await self.close(1012)
+
+    async def _refuse(
+        self, status_code: int, body: bytes = b"", headers: HeadersInput | None = None
+    ) -> None:
+        """As `reject`, but not by the handler: if that goes on, it sees a disconnect."""
+        await self._answer(check_response(status_code, body, headers), _Phase.OVER)
+
     def _require_connecting(self, method: str) -> None:
+        if self._phase is _Phase.OVER:
+            self._raise_if_ended()
         if self._phase is not _Phase.CONNECTING:
             raise InvalidState(f"{method}() came too late: {self._phase.value}")
 
     def _not_open(self, method: str) -> InvalidState:
+        if self._phase is _Phase.OVER:
+            self._raise_if_ended()
         return InvalidState(f"{method}() needs an open connection: {self._phase.value}")
 
     def _raise_if_ended(self) -> None:
@@ -442,10 +459,10 @@ class WebSocket:
         """
         self._inbox.unbound()
         try:
-            async with asyncio.timeout(_REASON_TIMEOUT):
+            async with self._runtime.timeout(_REASON_TIMEOUT):
                 await self._inbox.wait_ended()
         except TimeoutError:
-            self._inbox.closed_by = asyncio.current_task()
+            self._inbox.closed_by = self._runtime.current()
             self._inbox.disconnect(1006)
         assert self._inbox.ended is not None
         return WebSocketDisconnect(*self._inbox.ended)
@@ -519,20 +536,6 @@ class _WhileConnected:
             raise WebSocketDisconnect(*self._inbox.ended)
 
 
-def _decode_json(message: str | bytes, type: Any, codec: JSONCodec | None) -> Any:
-    pydantic = hasattr(type, "model_validate_json")
-    if codec is None:
-        if pydantic:
-            return type.model_validate_json(message)
-        return msgspec.json.decode(message, type=type)
-    loaded = codec.loads(message)
-    if type is Any:
-        return loaded
-    if pydantic:
-        return type.model_validate(loaded)
-    return msgspec.convert(loaded, type, str_keys=True)
-
-
 def _to_bytes(data: object, what: str) -> bytes:
     try:
         return bytes(memoryview(data))  # type: ignore[arg-type]  # that is what is tried
@@ -557,9 +560,7 @@ def cut_reason(reason: str) -> str:
     return encoded[:_MAX_REASON].decode(errors="ignore")
 
 
-def check_response(
-    status_code: int, body: bytes, headers: HeadersInput | None
-) -> tuple[int, bytes, list[tuple[str, str]]]:
+def check_response(status_code: int, body: bytes, headers: HeadersInput | None) -> _Response:
     """Check what `WebSocket.reject` takes; complete the headers.
 
     Raises:

@@ -1,0 +1,231 @@
+"""The forms of a handler, and how each is run.
+
+=============================  ====================================================
+``async def handler(ws)``      a coroutine on the connection's event loop
+a `WebSocketEndpoint`          its hooks, one instance a connection
+``def handler(ws)``            a thread on ASGI, the request's greenlet on gevent
+=============================  ====================================================
+"""
+
+from __future__ import annotations
+
+import logging
+import threading
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine
+from functools import partial
+from inspect import (
+    isasyncgenfunction,
+    iscoroutinefunction,
+    isgeneratorfunction,
+    signature,
+    unwrap,
+)
+from typing import Any, TypeAlias, cast
+
+from .endpoints import BaseEndpoint, end_endpoint, serve_endpoint
+from .options import Options, OptionsDict
+from .runtime import check_not_awaitable, name_of
+from .session import Session
+from .sync_websocket import SyncWebSocket
+from .transport import Transport
+from .websocket import WebSocket
+
+logger = logging.getLogger("unisock")
+
+AsyncFunction: TypeAlias = Callable[[WebSocket], Coroutine[Any, Any, None]]
+SyncFunction: TypeAlias = Callable[[SyncWebSocket], None]
+
+Handler: TypeAlias = AsyncFunction | SyncFunction | type[BaseEndpoint]
+"""A function, or an object with ``__call__``, async or not; or an endpoint's class."""
+
+
+def check_handler(handler: Handler) -> Handler:
+    """Return `handler` if it can be mounted.
+
+    Raises:
+        TypeError: it is none of the three forms; the message says what to change.
+    """
+    if isinstance(handler, BaseEndpoint):
+        name = type(handler).__name__
+        raise TypeError(f"mount the class {name}, not an instance: each connection has its own")
+    if isinstance(handler, type):
+        _check_class(handler)
+        return handler
+    if not callable(handler):
+        raise TypeError(
+            "a handler is `async def handler(ws)`, a plain `def handler(ws)` or a "
+            f"WebSocketEndpoint class, not {handler!r}"
+        )
+    if _is_generator(handler) or _is_generator(type(handler).__call__):
+        raise TypeError(f"a handler does not yield, as {name_of(handler)} does")
+    try:
+        signature(handler).bind(None)
+    except (TypeError, ValueError) as exc:  # ValueError: a builtin's signature is not known
+        raise TypeError(
+            f"a handler takes one argument, the WebSocket: {name_of(handler)}: {exc}"
+        ) from exc
+    return handler
+
+
+def _is_generator(function: object) -> bool:
+    return isgeneratorfunction(function) or isasyncgenfunction(function)
+
+
+def _is_async(handler: Callable[..., object]) -> bool:
+    """Whether a call returns a coroutine; also through `partial` and `functools.wraps`."""
+    while isinstance(handler, partial):
+        handler = handler.func
+    if iscoroutinefunction(handler) or iscoroutinefunction(unwrap(handler)):
+        return True
+    return iscoroutinefunction(type(handler).__call__)
+
+
+def _check_class(handler: type) -> None:
+    if not issubclass(handler, BaseEndpoint):
+        raise TypeError(
+            f"{handler.__name__} is a class, and no endpoint: derive it from "
+            "unisock.WebSocketEndpoint, or mount an instance with a __call__"
+        )
+    try:
+        signature(handler).bind()
+    except TypeError as exc:
+        raise TypeError(
+            f"{handler.__name__} is created without arguments, once a connection: {exc}"
+        ) from exc
+
+
+def prepare(handler: Handler, options: OptionsDict) -> MountedHandler:
+    """Check a handler and its options, and make them what an adapter serves.
+
+    Raises:
+        TypeError: no handler, or an unknown option.
+        ValueError: an option's value.
+    """
+    check_handler(handler)
+    parsed = Options.parse(options)
+    if isinstance(handler, type):
+        return _Endpoint(handler, parsed)
+    if _is_async(handler):
+        return _Async(cast(AsyncFunction, handler), parsed)
+    return _Sync(cast(SyncFunction, handler), parsed)
+
+
+class MountedHandler(ABC):
+    """A handler with its options, in whatever form it was written.
+
+    Attributes:
+        name: what a router may call the route.
+        options: the options.
+        blocks: whether it is a plain function.  An adapter that has no event
+            loop of its own serves such a handler on a blocking
+            `unisock.runtime.Runtime`.
+    """
+
+    blocks = False
+
+    def __init__(self, handler: object, options: Options) -> None:
+        self.name: str = getattr(handler, "__name__", type(handler).__name__)
+        self.options = options
+        self._qualname = name_of(handler)
+
+    def session(self, transport: Transport) -> Session:
+        """A session for one connection, not yet run."""
+        return Session(self._qualname, transport, self.options)
+
+    # No coroutines of their own: each message would pass through them.
+
+    def serve(self, transport: Transport) -> Coroutine[Any, Any, None]:
+        """Serve one connection to its end.
+
+        Raises:
+            Exception: what the handler raised, where it goes on to the
+                framework (see `unisock.session`).
+            asyncio.CancelledError: the server stops.
+        """
+        return self.run(self.session(transport))
+
+    def run(self, session: Session) -> Coroutine[Any, Any, None]:
+        """As `serve`, for a session of this handler."""
+        return session.run(self._run)
+
+    @abstractmethod
+    def _run(self, session: Session) -> Coroutine[Any, Any, None]:
+        """Run the handler by `Session.conclude`."""
+
+
+class _Async(MountedHandler):
+    """A coroutine function."""
+
+    def __init__(self, handler: AsyncFunction, options: Options) -> None:
+        super().__init__(handler, options)
+        self._handler = handler
+
+    def _run(self, session: Session) -> Coroutine[Any, Any, None]:
+        return session.conclude(partial(self._handler, session.ws))
+
+
+class _Endpoint(MountedHandler):
+    """A class whose instance serves one connection."""
+
+    def __init__(self, endpoint_class: type[BaseEndpoint], options: Options) -> None:
+        super().__init__(endpoint_class, options)
+        self._endpoint_class = endpoint_class
+
+    async def _run(self, session: Session) -> None:
+        connected: list[BaseEndpoint] = []
+
+        async def serve() -> None:
+            endpoint = self._endpoint_class()
+            endpoint.websocket = session.ws
+            connected.append(endpoint)
+            await serve_endpoint(endpoint)
+
+        try:
+            await session.conclude(serve)
+        finally:
+            for endpoint in connected:
+                await session.conclude(partial(end_endpoint, endpoint), with_tasks=False)
+
+
+class _Sync(MountedHandler):
+    """A plain function, which blocks."""
+
+    blocks = True
+
+    def __init__(self, handler: SyncFunction, options: Options) -> None:
+        super().__init__(handler, options)
+        self._handler = handler
+        # Connections may be of several loops, each in its own thread.
+        self._threads = threading.BoundedSemaphore(options.max_threads)
+
+    async def _run(self, session: Session) -> None:
+        workers = session.ws._runtime.create_workers()
+        if workers.are_threads and not self._threads.acquire(blocking=False):
+            await self._refuse(session)
+            return
+        release = self._threads.release if workers.are_threads else _nothing
+        ws = SyncWebSocket(session, workers)
+        call = partial(self._call, ws)
+        try:
+            await session.conclude(partial(workers.run, self._qualname, call, release))
+        except BaseException as exc:
+            await ws._end(self.options.close_timeout, exc)
+            raise
+        await ws._end(self.options.close_timeout, None)
+
+    def _call(self, ws: SyncWebSocket) -> None:
+        check_not_awaitable(self._handler(ws), self._handler)
+
+    async def _refuse(self, session: Session) -> None:
+        logger.warning(
+            "handshake rejected: %s runs in %d threads already; to allow more mount with "
+            "max_threads=, or write it as `async def`",
+            self._qualname,
+            self.options.max_threads,
+        )
+        await session.ws.reject(503, b"too many connections", {"retry-after": "1"})
+
+
+def _nothing() -> None:
+    """What is to be done at the end of a greenlet."""

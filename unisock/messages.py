@@ -1,0 +1,372 @@
+"""JSON messages and their types.
+
+A type is what msgspec decodes to, what pydantic validates, or a union whose
+members are told apart by a tag.  pydantic is imported when a type of its own is
+given, and not before.
+"""
+
+from __future__ import annotations
+
+import math
+import types
+import typing
+from collections.abc import Iterable
+from contextlib import suppress
+from functools import lru_cache, reduce
+from operator import or_
+from typing import Any, Protocol
+
+import msgspec
+
+from .errors import InvalidMessage
+from .options import JSONCodec
+from .reasons import reason_of
+from .tags import Tags, UnknownTag, bare, fields_of, is_model, is_object, members, name_of
+
+# Types are few, but they can be made at run time.
+_MAX_DECODERS = 256
+
+# Whose metadata in `Annotated` msgspec passes over.
+_PYDANTIC = ("pydantic", "annotated_types")
+_USE = "use JSON's own types, a dataclass, a TypedDict, a msgspec Struct or a pydantic model"
+_PLAIN: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+
+
+class _UnknownClass(Exception):
+    """A class that JSON is not decoded to.
+
+    No TypeError: of its hook msgspec takes that for what is wrong with a message.
+    """
+
+
+_USE_TAGS = "within another type use msgspec Structs with `tag=`, or pydantic models"
+
+# What decoders raise for a message.  pydantic's errors and those of UTF-8 are
+# ValueErrors, and a codec's should be.
+_ERRORS = (msgspec.MsgspecError, ValueError, RecursionError, _UnknownClass)
+
+
+def decode(message: str | bytes, type: Any, codec: JSONCodec | None) -> Any:
+    """Decode a message to `type`.
+
+    Raises:
+        InvalidMessage: it is not JSON or does not fit (code 1007).
+        TypeError: no message can be decoded to `type`.
+    """
+    try:
+        decoder = _ANYTHING if type is Any else _decoder_of(type)
+        return decoder.decode(message) if codec is None else decoder.convert(codec.loads(message))
+    except _ERRORS as exc:
+        raise _error(exc, message) from exc
+
+
+def check_type(type: Any) -> None:
+    """Raise unless messages can be decoded to `type`.
+
+    Raises:
+        TypeError: they cannot; the message says what to do.
+    """
+    _decoder_of(type)
+
+
+def encode(obj: Any, codec: JSONCodec | None) -> str | bytes:
+    """Encode to compact JSON in UTF-8, or to what the codec writes.
+
+    Raises:
+        TypeError: `obj` holds what JSON cannot say.
+    """
+    try:
+        return _encode(obj) if codec is None else _dump(obj, codec)
+    except (ValueError, OverflowError, RecursionError) as exc:
+        raise TypeError(f"cannot be sent as JSON: {exc}") from exc
+
+
+class _Decoder(Protocol):
+    """What decodes to one type; raises one of `_ERRORS`."""
+
+    def decode(self, message: str | bytes, /) -> Any:
+        """From JSON."""
+
+    def convert(self, obj: Any, /) -> Any:
+        """From plain objects, as a codec gives them."""
+
+
+class TaggedUnion:
+    """Decodes to the members of a union by their tag.
+
+    Args:
+        types: the members.
+
+    Raises:
+        TypeError: they cannot be told apart, or cannot be decoded to; the message
+            says what to do.
+    """
+
+    def __init__(self, types: Iterable[Any]) -> None:
+        self._tags = Tags(types)
+        self._decoders = {tag: _decoder_of(type_) for tag, type_ in self._tags.types.items()}
+
+    def decode_member(self, message: str | bytes, codec: JSONCodec | None) -> tuple[Any, Any]:
+        """Decode a message; return which member it is, and the object.
+
+        Raises:
+            InvalidMessage: it is not JSON, is no object, has no tag, or does not
+                fit the member that its tag says (code 1007).
+            UnknownTag: no member has its tag.
+        """
+        try:
+            if codec is None:
+                return self._decode(message)
+            return self._convert(codec.loads(message))
+        except UnknownTag:
+            raise
+        except _ERRORS as exc:
+            raise _error(exc, message) from exc
+
+    def decode(self, message: str | bytes, /) -> Any:
+        """From JSON."""
+        return self._decode(message)[1]
+
+    def convert(self, obj: Any, /) -> Any:
+        """From plain objects."""
+        return self._convert(obj)[1]
+
+    def _decode(self, message: str | bytes) -> tuple[Any, Any]:
+        tag = self._tags.of_json(message)
+        if tag not in self._decoders:
+            raise self._tags.unknown(tag, _PLAIN.decode(message))
+        return self._tags.types[tag], self._decoders[tag].decode(message)
+
+    def _convert(self, obj: Any) -> tuple[Any, Any]:
+        tag = self._tags.of_object(obj)
+        if tag not in self._decoders:
+            raise self._tags.unknown(tag, obj)
+        return self._tags.types[tag], self._decoders[tag].convert(obj)
+
+
+class _Either:
+    """Decodes objects to the members of a tagged union, and the rest to other types."""
+
+    def __init__(self, tagged: TaggedUnion, others: _Decoder) -> None:
+        self._tagged = tagged
+        self._others = others
+
+    def decode(self, message: str | bytes, /) -> Any:
+        """From JSON."""
+        is_object = message.lstrip().startswith("{" if isinstance(message, str) else b"{")  # type: ignore[arg-type]  # of the same kind
+        return (self._tagged if is_object else self._others).decode(message)
+
+    def convert(self, obj: Any, /) -> Any:
+        """From plain objects."""
+        return (self._tagged if isinstance(obj, dict) else self._others).convert(obj)
+
+
+class _Msgspec:
+    """Decodes to what msgspec knows."""
+
+    def __init__(self, type_: Any) -> None:
+        self._type = type_
+        try:
+            decoder: msgspec.json.Decoder[Any] = msgspec.json.Decoder(type_, dec_hook=_refuse)
+        except (TypeError, NameError) as exc:
+            use = _USE_TAGS if "unions" in str(exc) else _USE
+            raise TypeError(f"cannot decode to {name_of(type_)}: {exc}; {use}") from exc
+        self.decode = decoder.decode
+
+    def convert(self, obj: Any, /) -> Any:
+        """From plain objects."""
+        return msgspec.convert(obj, self._type, str_keys=True, dec_hook=_refuse)
+
+
+def _refuse(type_: Any, obj: Any) -> Any:
+    """What msgspec calls for a class that it does not know, as `object`."""
+    if isinstance(type_, type) and isinstance(obj, type_):
+        return obj
+    raise _UnknownClass(name_of(type_))
+
+
+class _Pydantic:
+    """Decodes to what pydantic validates."""
+
+    def __init__(self, type_: Any) -> None:
+        import pydantic  # noqa: PLC0415  # only where a type of its own is given
+        import pydantic_core  # noqa: PLC0415  # it comes with pydantic
+
+        try:
+            adapter: pydantic.TypeAdapter[Any] = pydantic.TypeAdapter(type_)
+        except pydantic.PydanticUserError as exc:
+            raise TypeError(f"cannot decode to {name_of(type_)}: {exc.message}") from exc
+        self._validate = adapter.validate_json
+        self._to_json = pydantic_core.to_json
+
+    def decode(self, message: str | bytes, /) -> Any:
+        """From JSON."""
+        _PLAIN.decode(message)  # what pydantic takes beyond JSON: NaN, lone surrogates
+        return self._validate(message)
+
+    def convert(self, obj: Any, /) -> Any:
+        """From plain objects; as JSON again, for in that a strict model takes text for a date."""
+        return self._validate(self._to_json(obj))
+
+
+class _Anything:
+    """Decodes to plain objects."""
+
+    decode = staticmethod(_PLAIN.decode)
+
+    def convert(self, obj: Any, /) -> Any:
+        """As it is."""
+        return obj
+
+
+_ANYTHING = _Anything()
+
+
+def _decoder_of(type_: Any) -> _Decoder:
+    """What decodes to a type; made once."""
+    try:
+        hash(type_)
+    except TypeError:  # as `Annotated[A | B, Field(discriminator="type")]`
+        return _cached_decoder(_Identity(type_))
+    return _cached_decoder(type_)
+
+
+class _Identity:
+    """A type that has no hash, as a key."""
+
+    def __init__(self, type_: Any) -> None:
+        self.type = type_
+
+    def __hash__(self) -> int:
+        return id(self.type)
+
+    def __eq__(self, other: object) -> bool:
+        return isinstance(other, _Identity) and other.type is self.type
+
+
+@lru_cache(_MAX_DECODERS)
+def _cached_decoder(key: Any) -> _Decoder:
+    return _make_decoder(key.type if isinstance(key, _Identity) else key)
+
+
+def _error(exc: Exception, message: str | bytes) -> Exception:
+    """What to raise for one of `_ERRORS`."""
+    if isinstance(exc, _UnknownClass):
+        return TypeError(f"cannot decode to {exc}: {_USE}")
+    plain = None
+    with suppress(*_ERRORS):
+        plain = _PLAIN.decode(message)
+    return InvalidMessage(1007, reason_of(exc, plain), message)
+
+
+def _make_decoder(type_: Any) -> _Decoder:
+    if _has_metadata(type_):  # as validators, which only pydantic runs
+        return _Pydantic(type_)
+    parts = members(type_)
+    objects = [part for part in parts if is_object(part)]
+    untagged = ""
+    if len(objects) > 1:
+        try:
+            return _make_union(objects, [part for part in parts if part not in objects])
+        except TypeError as exc:  # msgspec or pydantic may do without tags
+            untagged = f"; {exc}"
+    try:
+        return _Pydantic(type_) if _has_model(type_) else _Msgspec(type_)
+    except TypeError as exc:
+        raise TypeError(f"{exc}{untagged}") from exc
+
+
+def _make_union(objects: list[Any], others: list[Any]) -> _Decoder:
+    tagged = TaggedUnion(objects)
+    return _Either(tagged, _decoder_of(reduce(or_, others))) if others else tagged
+
+
+def _has_model(type_: Any) -> bool:
+    """Whether something in it is of pydantic."""
+    seen: list[Any] = []
+    parts = [type_]
+    while parts:
+        if _has_metadata(parts[-1]):
+            return True
+        part = bare(parts.pop())
+        if part in seen:
+            continue
+        seen.append(part)
+        if hasattr(part, "__get_pydantic_core_schema__") or is_model(part):
+            return True
+        parts += typing.get_args(part)
+        if is_object(part):
+            parts += fields_of(part).values()
+    return False
+
+
+def _has_metadata(type_: Any) -> bool:
+    """Whether it, or a member of it, is `Annotated` with something of pydantic's.
+
+    But for ``Field(discriminator="type")``: the tags are found without that.
+    """
+    if typing.get_origin(type_) in (typing.Union, types.UnionType):
+        return any(map(_has_metadata, typing.get_args(type_)))
+    metadata = getattr(type_, "__metadata__", ())
+    return any(
+        type(each).__module__.startswith(_PYDANTIC)
+        and not isinstance(getattr(each, "discriminator", None), str)
+        for each in metadata
+    )
+
+
+def _encode(obj: Any) -> bytes:
+    data = msgspec.json.encode(obj, enc_hook=_plain)
+    # msgspec writes NaN and the infinities as null, which says another thing;
+    # only where there is a null does it cost a second look.
+    if b"null" in data:
+        _refuse_non_finite(msgspec.to_builtins(obj, enc_hook=_plain_and_finite))
+    return data
+
+
+def _dump(obj: Any, codec: JSONCodec) -> str | bytes:
+    try:
+        return codec.dumps(obj)
+    except TypeError as exc:
+        # What the codec does not know may be what msgspec knows, as a dataclass.
+        try:
+            plain = msgspec.to_builtins(obj, enc_hook=_plain_and_finite, str_keys=True)
+            encoded = codec.dumps(plain)
+        except TypeError:
+            raise exc from None
+        _refuse_non_finite(plain)
+        return encoded
+
+
+def _plain(obj: Any) -> Any:
+    """What msgspec does not take by itself: models, and subclasses of JSON's own types."""
+    if is_model(type(obj)):
+        return obj.model_dump(mode="json", by_alias=True)
+    if isinstance(obj, str):  # as `URL`
+        return str.__str__(obj)
+    if isinstance(obj, int):
+        return int.__int__(obj)
+    if isinstance(obj, float):
+        return float.__float__(obj)
+    if isinstance(obj, msgspec.Raw):  # taken as JSON; not as a Python object
+        return msgspec.json.decode(obj)
+    raise TypeError(f"{type(obj).__name__} is not JSON")
+
+
+def _plain_and_finite(obj: Any) -> Any:
+    """As `_plain`; pydantic too makes null of what is no number."""
+    if is_model(type(obj)):
+        _refuse_non_finite(obj.model_dump(warnings=False))
+    return _plain(obj)
+
+
+def _refuse_non_finite(obj: Any) -> None:
+    if isinstance(obj, float):
+        if not math.isfinite(obj):
+            raise ValueError(f"{obj} is not a JSON number")
+    elif isinstance(obj, dict):
+        for value in obj.values():
+            _refuse_non_finite(value)
+    elif isinstance(obj, (list, tuple)):
+        for value in obj:
+            _refuse_non_finite(value)

@@ -1,0 +1,148 @@
+"""What is wrong with a message, in one form, whoever found it.
+
+As ``$.users[2].age: expected int, got str``: the path in the JSON and what is the
+matter there, in one line that is fit to be sent to the peer.  Names of the
+application's classes are left out.
+"""
+
+from __future__ import annotations
+
+import json
+import re
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+import msgspec
+
+from .tags import Tag, UnknownTag, json_kind
+
+# Characters, and errors of pydantic.
+_MAX_WORDS = 200
+_MAX_TAG = 32
+_MAX_ERRORS = 3
+
+_WORD = re.compile(r"[\w-]+")
+# What pydantic's errors are in the words of msgspec, where they have one meaning.
+_EXPECTED = {
+    "bool_parsing": "bool",
+    "bool_type": "bool",
+    "dataclass_type": "object",
+    "dict_type": "object",
+    "float_parsing": "float",
+    "float_type": "float",
+    "int_parsing": "int",
+    "int_type": "int",
+    "list_type": "array",
+    "model_attributes_type": "object",
+    "model_type": "object",
+    "none_required": "null",
+    "string_type": "str",
+}
+_MEANINGS = {
+    "missing": "missing",
+    "union_tag_not_found": "missing",
+    "extra_forbidden": "unknown field",
+    "unexpected_keyword_argument": "unknown field",
+    "is_instance_of": "not valid",  # its own words have the class
+}
+
+
+def reason_of(exc: Exception, plain: Any) -> str:
+    """Say what `exc`, raised for a message, means.
+
+    Args:
+        exc: an error of msgspec, of pydantic, or of a codec.
+        plain: the message, decoded to plain objects if it can be.
+    """
+    if isinstance(exc, msgspec.ValidationError):
+        return _line(_of_msgspec(exc))
+    if isinstance(exc, UnknownTag):
+        known = " or ".join(map(_quote, exc.known))
+        return _line(f"${_step(exc.field)}: expected {known}, got {_quote(exc.tag)}")
+    errors_of = getattr(exc, "errors", None)
+    if errors_of is not None:  # a ValidationError of pydantic, which is not imported here
+        errors: Sequence[Any] = errors_of(include_url=False)
+        words = (_of_pydantic(error, plain) for error in errors[:_MAX_ERRORS])
+        return _line("; ".join(dict.fromkeys(words)))
+    return _line(f"$: {_not_json(exc)}")
+
+
+def _not_json(exc: Exception) -> str:
+    match exc:
+        case msgspec.DecodeError():
+            return f"not JSON: {_lower(str(exc).removeprefix('JSON is malformed: '))}"
+        case json.JSONDecodeError():
+            return f"not JSON: {_lower(exc.msg)} (char {exc.pos})"
+        case UnicodeError():
+            return "not JSON: not UTF-8"
+        case RecursionError():
+            return "nested too deeply"
+        case _:
+            return "not JSON"  # a codec's own words may say anything
+
+
+def _of_msgspec(exc: msgspec.ValidationError) -> str:
+    """From "Expected `int`, got `str` - at `$.user.age`"."""
+    words, _, place = str(exc).rpartition(" - at `")
+    if not words or not place.endswith("`"):
+        words, place = str(exc), "$`"
+    of_key = not place.startswith("$")  # "key in $.ages"
+    path = place[place.find("$") : -1]
+    for start, meaning in (
+        ("Object missing required field `", "missing"),
+        ("Object contains unknown field `", "unknown field"),
+    ):
+        if words.startswith(start):
+            return f"{path}{_step(words[len(start) : -1])}: {meaning}"
+    if exc.__cause__ is not None and type(exc.__cause__) is not ValueError:
+        words = "not valid"  # an accident in a `__post_init__`, and no check
+    return f"{path}: {'key: ' if of_key else ''}{_lower(words.replace('`', ''))}"
+
+
+def _of_pydantic(error: Any, plain: Any) -> str:
+    loc = error["loc"]
+    missing = loc[-1:] if error["type"] == "missing" else ()
+    steps = [*_without_labels(loc[: len(loc) - len(missing)], plain), *missing]
+    return f"${''.join(map(_step, steps))}: {_pydantic_words(error)}"
+
+
+def _pydantic_words(error: Any) -> str:
+    kind = error["type"]
+    if kind in _EXPECTED:
+        return f"expected {_EXPECTED[kind]}, got {json_kind(error['input'])}"
+    if kind in ("value_error", "assertion_error"):  # the application's own words
+        return str(error["ctx"]["error"])
+    return _MEANINGS.get(kind) or _lower(error["msg"])
+
+
+def _without_labels(loc: Iterable[str | int], plain: Any) -> list[str | int]:
+    """The steps of a location that lead into the message; others name members of unions."""
+    steps: list[str | int] = []
+    for step in loc:
+        try:
+            plain = plain[step]
+        except (TypeError, LookupError):
+            continue
+        steps.append(step)
+    return steps
+
+
+def _step(step: str | int) -> str:
+    if isinstance(step, int):
+        return f"[{step}]"
+    return f".{step}" if _WORD.fullmatch(step) else f"[{json.dumps(step, ensure_ascii=False)}]"
+
+
+def _quote(tag: Tag) -> str:
+    return json.dumps(tag if isinstance(tag, int) else tag[:_MAX_TAG], ensure_ascii=False)
+
+
+def _lower(text: str) -> str:
+    """A sentence's words without its capital; "URL" keeps it."""
+    return text if text[:2].isupper() else text[:1].lower() + text[1:]
+
+
+def _line(text: str) -> str:
+    """One line that UTF-8 can say, and that is not long."""
+    text = "".join(char if char.isprintable() else " " for char in text[: _MAX_WORDS + 1])
+    return text if len(text) <= _MAX_WORDS else f"{text[:_MAX_WORDS]}…"

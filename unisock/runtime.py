@@ -1,0 +1,165 @@
+"""How a connection waits, and where the plain functions of a handler run.
+
+The core is written in coroutines, which run on asyncio.  Where a plain function
+is served without an event loop, its adapter gives a `Runtime` whose waits block:
+nothing ever suspends then, and `run_blocking` drives a coroutine in one go.
+"""
+
+from __future__ import annotations
+
+from abc import ABC, abstractmethod
+from collections.abc import Callable, Coroutine, Generator
+from contextlib import AbstractAsyncContextManager
+from inspect import isawaitable, iscoroutine
+from typing import Any, ClassVar, Protocol, TypeVar
+
+T = TypeVar("T")
+
+
+class Waiter(Protocol):
+    """What one waits for and another sets: an `asyncio.Future`, or what is like it."""
+
+    def set_result(self, result: None, /) -> None:
+        """End the wait."""
+
+    def done(self) -> bool:
+        """Whether it is set, or given up."""
+        ...
+
+    def cancelled(self) -> bool:
+        """Whether it is given up."""
+        ...
+
+    def __await__(self) -> Generator[Any, Any, None]: ...
+
+
+class WorkersStopped(Exception):
+    """Raised by `Workers.call` when the connection's end broke the call off."""
+
+
+class Workers(ABC):
+    """The plain functions of one connection, each in a thread or greenlet of its own."""
+
+    are_threads: ClassVar[bool]
+    """Whether each function takes a thread, of which a process has not many."""
+    killed: ClassVar[tuple[type[BaseException], ...]]
+    """What a function is ended with from outside."""
+
+    @abstractmethod
+    def call(
+        self,
+        function: Callable[..., Coroutine[Any, Any, T]],
+        *args: Any,
+        to_its_end: bool = False,
+    ) -> T:
+        """Run a coroutine function of the connection and block until it is done.
+
+        For the functions that run here, and for threads of theirs.
+
+        Args:
+            function: what to run.
+            *args: its arguments.
+            to_its_end: whether `break_off` leaves it alone.
+
+        Raises:
+            WorkersStopped: the connection has ended, and the call with it.
+            RuntimeError: called where it would block what it waits for.
+        """
+
+    @abstractmethod
+    async def run(self, name: str, function: Callable[[], T], on_end: Callable[[], object]) -> T:
+        """Run a function, and wait for it.
+
+        Cancelling leaves the function running; `stop` waits for it.
+
+        Args:
+            name: the function's, for the log.
+            function: what to run.
+            on_end: called when the function has ended, or could not be started.
+        """
+
+    @abstractmethod
+    def start(self, name: str, function: Callable[[], None]) -> None:
+        """Start a function beside the one that calls this.
+
+        Raises:
+            WorkersStopped: the connection has ended.
+        """
+
+    @abstractmethod
+    def break_off(self) -> None:
+        """End the calls that wait on, as a send to a peer that does not read.
+
+        Called when the connection has ended, which ends the other calls.
+        """
+
+    @abstractmethod
+    async def stop(self, grace: float) -> None:
+        """Wait for the functions, when the connection has ended.
+
+        A function that does not end within `grace` seconds is left alone, with a
+        warning.
+        """
+
+
+class Runtime(ABC):
+    """What the coroutines of a connection wait with."""
+
+    @abstractmethod
+    def waiter_factory(self) -> Callable[[], Waiter]:
+        """A function that creates waiters; asked for once a connection."""
+
+    @abstractmethod
+    def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
+        """As `asyncio.timeout`: after so long the block raises `TimeoutError`."""
+
+    @abstractmethod
+    async def checkpoint(self) -> None:
+        """Let the others have their turn."""
+
+    @abstractmethod
+    def current(self) -> object:
+        """The task, or what is like it, that runs."""
+
+    @abstractmethod
+    def is_cancellation(self, exc: BaseException) -> bool:
+        """Whether `exc` says that what runs is ended from outside, by a server that stops."""
+
+    @abstractmethod
+    def create_workers(self) -> Workers:
+        """The workers for one connection."""
+
+
+def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:
+    """Drive a coroutine whose every wait blocks.
+
+    Raises:
+        RuntimeError: it suspends: its waits are none of a blocking `Runtime`.
+    """
+    try:
+        coroutine.send(None)
+    except StopIteration as done:
+        result: T = done.value
+        return result
+    coroutine.close()
+    raise RuntimeError("a coroutine waits for an event loop where there is none")
+
+
+def check_not_awaitable(returned: object, function: object) -> None:
+    """Raise if a plain function has returned what it should have awaited.
+
+    Raises:
+        TypeError: it has.
+    """
+    if isawaitable(returned):
+        if iscoroutine(returned):
+            returned.close()
+        raise TypeError(
+            f"{name_of(function)} is no async function, but returns an awaitable: "
+            "write it as `async def`, and for an async handler"
+        )
+
+
+def name_of(function: object) -> str:
+    """A function's name, for the log."""
+    return getattr(function, "__qualname__", None) or type(function).__qualname__
