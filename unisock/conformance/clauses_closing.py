@@ -8,14 +8,31 @@ import gc
 import json
 import signal
 import threading
-from collections.abc import Callable, Coroutine
-from dataclasses import dataclass
+from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from pathlib import Path
-from typing import Any
 
-from unisock import HandshakeRejected, WebSocket, WebSocketDisconnect, WebSocketException
+from unisock import (
+    HandshakeRejected,
+    InvalidMessage,
+    SyncWebSocket,
+    WebSocket,
+    WebSocketDisconnect,
+    WebSocketEndpoint,
+    WebSocketException,
+)
 
-from .harness import Client, Server, clause, http_error, journal, leftovers, mounted, spare_server
+from .harness import (
+    Client,
+    RawClient,
+    Server,
+    clause,
+    http_error,
+    journal,
+    leftovers,
+    mounted,
+    pause,
+    spare_server,
+)
 
 SECRET = "the-word-of-the-error"
 
@@ -139,266 +156,597 @@ async def test_a_close_beside_a_send_that_waits(server: Server) -> None:
 
 # 7.2 How a handler ends
 
-
-async def _return(ws: WebSocket) -> None:
-    ws.state.returned = True
-
-
-async def _raise_websocket_exception(ws: WebSocket) -> None:
-    raise WebSocketException(4321, "as told")
-
-
-async def _let_disconnect_escape(ws: WebSocket) -> None:
-    await ws.wait_closed()
-    await ws.receive()
-
-
-async def _raise_disconnect(ws: WebSocket) -> None:
-    raise WebSocketDisconnect(1000)
-
-
-async def _reject(ws: WebSocket) -> None:
-    raise HandshakeRejected(429, b"slow down", {"retry-after": "5"})
-
-
-async def _http_error(ws: WebSocket) -> None:
-    raise http_error(404)
-
-
-async def _raise(ws: WebSocket) -> None:
-    raise LookupError(SECRET)
-
-
-async def _cancel(ws: WebSocket) -> None:
-    task = asyncio.current_task()
-    assert task is not None
-    task.cancel()
-    await asyncio.Event().wait()
-
-
-_HOWS: dict[str, Callable[[WebSocket], Coroutine[Any, Any, None]]] = {
-    "return": _return,
-    "exception": _raise_websocket_exception,
-    "disconnect": _let_disconnect_escape,
-    "raised-disconnect": _raise_disconnect,
-    "rejected": _reject,
-    "http-error": _http_error,
-    "error": _raise,
-    "cancelled": _cancel,
+# What a handler of any form may raise.
+_ERRORS: dict[str, Callable[[], Exception]] = {
+    "exception": lambda: WebSocketException(4321, "as told"),
+    "invalid": lambda: InvalidMessage(1007, "not as agreed", "x"),
+    "raised-disconnect": lambda: WebSocketDisconnect(1000),
+    "rejected": lambda: HandshakeRejected(429, b"slow down", {"retry-after": "5"}),
+    "http-error": lambda: http_error(404),
+    "error": lambda: LookupError(SECRET),
 }
 
 
-@mounted("/closing/ends/{when}/{how}")
+def _raise(how: str) -> None:
+    if how != "return":
+        error = _ERRORS[how]()
+        raise error
+
+
+async def _end(how: str, ws: WebSocket) -> None:
+    """End as told."""
+    if how == "disconnect":
+        await ws.wait_closed()
+        await ws.receive()
+    elif how == "cancelled":
+        task = asyncio.current_task()
+        assert task is not None
+        task.cancel()
+        await asyncio.Event().wait()
+    else:
+        _raise(how)
+
+
+def _end_sync(how: str, ws: SyncWebSocket) -> None:
+    """End as told."""
+    if how == "disconnect":
+        ws.wait_closed()
+        ws.receive()
+    else:
+        _raise(how)
+
+
+def _told(ws: WebSocket | SyncWebSocket) -> tuple[bool, str]:
+    """Whether to accept, and how to end."""
+    return ws.path_params["when"] == "open", ws.path_params["how"]
+
+
+@mounted("/closing/ends/async/{when}/{how}")
 async def end_as_told(ws: WebSocket) -> None:
-    """Accept or not, then end, alone or in a task group."""
-    if ws.path_params["when"] == "open":
+    """Accept or not, then end."""
+    accepts, how = _told(ws)
+    if accepts:
         await ws.accept()
-    how = _HOWS[ws.path_params["how"]]
-    if "group" not in ws.query_params:
-        await how(ws)
-        return
+    await _end(how, ws)
+
+
+@mounted("/closing/ends/grouped/{when}/{how}")
+async def end_in_a_group(ws: WebSocket) -> None:
+    """Accept or not, then end in a task group within another one."""
+    accepts, how = _told(ws)
+    if accepts:
+        await ws.accept()
     async with asyncio.TaskGroup() as outer:
         outer.create_task(_in_a_group(how, ws))
         outer.create_task(asyncio.Event().wait())
 
 
-async def _in_a_group(how: Callable[[WebSocket], Coroutine[Any, Any, None]], ws: WebSocket) -> None:
+async def _in_a_group(how: str, ws: WebSocket) -> None:
     async with asyncio.TaskGroup() as inner:
-        inner.create_task(how(ws))
+        inner.create_task(_end(how, ws))
         inner.create_task(asyncio.Event().wait())
 
 
-@dataclass(frozen=True)
-class _Before:
-    """What a handler that ends before `accept` leads to."""
-
-    how: str
-    status: int
-    warning: str = ""
-
-
-_BEFORE = [
-    _Before("return", 403, "returned without accept() or reject()"),
-    _Before("exception", 403),
-    _Before("exception?group", 403),
-    _Before("raised-disconnect", 403),
-    _Before("rejected", 429),
-    _Before("rejected?group", 429),
-    _Before("http-error", 404),
-    _Before("http-error?group", 404),
-]
+@mounted("/closing/ends/task/{when}/{how}")
+async def end_in_a_task(ws: WebSocket) -> None:
+    """Accept or not, then have a task end while this waits."""
+    accepts, how = _told(ws)
+    if accepts:
+        await ws.accept()
+    ws.start_soon(_end, how, ws)
+    await asyncio.Event().wait()
 
 
-async def _check_rejection(server: Server, how: str, status: int) -> str:
+class _Telling(WebSocketEndpoint):
+    """Tells what the last hook got; accepts or not, by the path."""
+
+    async def on_connect(self, ws: WebSocket) -> None:
+        if _told(ws)[0]:
+            await ws.accept()
+
+    async def on_disconnect(self, ws: WebSocket, close_code: int) -> None:
+        journal(ws, "on_disconnect", code=close_code)
+
+
+@mounted("/closing/ends/on_connect/{when}/{how}")
+class EndOnConnect(_Telling):
+    """Accept or not, then end in `on_connect`."""
+
+    async def on_connect(self, ws: WebSocket) -> None:
+        await super().on_connect(ws)
+        await _end(_told(ws)[1], ws)
+
+
+@mounted("/closing/ends/on_receive/{when}/{how}")
+class EndOnReceive(_Telling):
+    """End in `on_receive`."""
+
+    async def on_receive(self, ws: WebSocket, data: str | bytes) -> None:
+        await _end(_told(ws)[1], ws)
+
+
+@mounted("/closing/ends/task-of-hook/{when}/{how}")
+class EndInTaskOfHook(_Telling):
+    """Have a task end that a hook has started, while this waits or receives."""
+
+    async def on_connect(self, ws: WebSocket) -> None:
+        await super().on_connect(ws)
+        ws.start_soon(_end, _told(ws)[1], ws)
+        if not _told(ws)[0]:
+            await asyncio.Event().wait()
+
+
+@mounted("/closing/ends/on_disconnect/{when}/{how}")
+class EndOnDisconnect(_Telling):
+    """Reject, or fail at a message; then end in `on_disconnect` as told."""
+
+    async def on_connect(self, ws: WebSocket) -> None:
+        await super().on_connect(ws)
+        if not _told(ws)[0]:
+            await ws.reject(418)
+
+    async def on_receive(self, ws: WebSocket, data: str | bytes) -> None:
+        _raise("error")
+
+    async def on_disconnect(self, ws: WebSocket, close_code: int) -> None:
+        await super().on_disconnect(ws, close_code)
+        await _end(_told(ws)[1], ws)
+
+
+@mounted("/closing/ends/sync/{when}/{how}")
+def end_sync_as_told(ws: SyncWebSocket) -> None:
+    """Accept or not, then end."""
+    accepts, how = _told(ws)
+    if accepts:
+        ws.accept()
+    _end_sync(how, ws)
+
+
+@mounted("/closing/ends/thread/{when}/{how}")
+def end_in_a_thread(ws: SyncWebSocket) -> None:
+    """Accept or not, then have another thread or greenlet end while this waits."""
+    accepts, how = _told(ws)
+    if accepts:
+        ws.accept()
+    ws.start_soon(_end_sync, how, ws)
+    ws.wait_closed()
+    try:
+        if accepts:
+            ws.receive()
+        else:
+            ws.accept()
+    except WebSocketDisconnect:
+        journal(ws, "disconnect seen")
+        raise
+
+
+_RAISED = ("exception", "invalid", "rejected", "http-error")
+_ALL = ("return", "raised-disconnect", *_RAISED)
+# The forms of a handler, and the lines of the table that each can come to.
+_FORMS: dict[str, tuple[str, ...]] = {
+    "async": _ALL,
+    "grouped": _RAISED,
+    "task": _RAISED,
+    "on_connect": _ALL,
+    "on_receive": ("raised-disconnect", *_RAISED),
+    "task-of-hook": _RAISED,
+    "sync": _ALL,
+    "thread": _RAISED,
+}
+
+
+def _forms(when: str, *hows: str) -> Iterator[tuple[str, str]]:
+    """Each form with each of `hows` that it can come to."""
+    for form, possible in _FORMS.items():
+        if when == "open" or form != "on_receive":
+            # An endpoint whose `on_connect` has accepted and returned goes on.
+            goes_on = {"return"} if (when, form) == ("open", "on_connect") else set[str]()
+            for how in (*possible, "error"):
+                if how in hows and how not in goes_on:
+                    yield form, how
+
+
+def _framework_errors(server: Server, connection_id: str) -> list[str]:
+    """The types of the errors that the framework has seen."""
+    events = server.events(connection_id)
+    return [data["type"] for event, data in events if event == "framework-error"]
+
+
+async def _check_rejection(server: Server, form: str, how: str, status: int) -> str:
     """Check the answer to a handshake; return the connection's name in the journal."""
-    async with server.raw(f"/closing/ends/before/{how}", expect=None) as raw:
+    async with server.raw(f"/closing/ends/{form}/before/{how}", expect=None) as raw:
         response = await raw.read_head()
         if server.row.without("http_rejection"):
             if response.status == 101:
                 code, reason = await raw.closed()
-                assert (code, reason) == (1008 if status == 403 else 4000 + status, ""), how
+                expected = 1008 if status == 403 else 4000 + status
+                assert (code, reason) == (expected, ""), (form, how)
             else:
-                assert response.status == 403, how
+                assert response.status == 403, (form, how)
         else:
             body = await raw.read_body()
-            assert response.status == status, how
+            assert response.status == status, (form, how)
             assert SECRET.encode() not in body
-            if how.startswith("rejected"):
+            if how == "rejected":
                 assert body == b"slow down"
                 assert response.header("retry-after") == "5"
         return raw.id
 
 
+_BEFORE = {
+    "return": 403,
+    "exception": 403,
+    "raised-disconnect": 403,
+    "rejected": 429,
+    "http-error": 404,
+}
+
+
 @clause("7.2")
 async def test_how_a_handler_ends_before_accept(server: Server) -> None:
     """The status of the table, and not a word in the log but the one warning."""
-    for case in _BEFORE:
+    for form, how in _forms("before", *_BEFORE):
         mark = server.log_mark()
-        connection_id = await _check_rejection(server, case.how, case.status)
+        connection_id = await _check_rejection(server, form, how, _BEFORE[how])
+        if form == "thread":
+            await server.journal(connection_id, "disconnect seen")
         log = await server.settled(mark)
-        assert "Traceback" not in log, log
-        assert not case.warning or log.count(case.warning) == 1, log
+        assert "Traceback" not in log, (form, how, log)
+        warned = log.count("returned without accept() or reject()")
+        assert warned == (how == "return"), (form, how, log)
         # What the framework answers itself goes on to it, and no further.
-        assert case.how.startswith("http-error") or not server.events(connection_id), case
+        if how != "http-error":
+            assert _framework_errors(server, connection_id) == [], (form, how)
 
 
 @clause("7.2")
 async def test_an_error_before_accept_is_500_and_goes_on_once(server: Server) -> None:
     """Without a word of it to the client; the framework sees it, once."""
-    for how, kind in (("error", "LookupError"), ("error?group", "ExceptionGroup")):
-        connection_id = await _check_rejection(server, how, 500)
+    for form, how in _forms("before", "error"):
+        connection_id = await _check_rejection(server, form, how, 500)
         await server.journal(connection_id, "framework-error")
         await server.settled()
-        assert server.events(connection_id) == [("framework-error", {"type": kind})]
+        kind = "ExceptionGroup" if form == "grouped" else "LookupError"
+        assert _framework_errors(server, connection_id) == [kind], form
 
 
-@dataclass(frozen=True)
-class _Open:
-    """What a handler that ends with the connection open leads to."""
+@contextlib.asynccontextmanager
+async def _ending(server: Server, form: str, how: str) -> AsyncGenerator[Client]:
+    """A client of a handler that ends by itself, or once it was sent a message."""
+    async with server.connect(f"/closing/ends/{form}/open/{how}") as client:
+        if form == "on_receive":
+            await client.send("end")
+        yield client
 
-    how: str
-    code: int
-    reason: str = ""
 
-
-_OPEN = [
-    _Open("return", 1000),
-    _Open("exception", 4321, "as told"),
-    _Open("exception?group", 4321, "as told"),
-    _Open("raised-disconnect", 1000),
-    _Open("rejected", 4429),
-    _Open("rejected?group", 4429),
-]
+_OPEN = {
+    "return": (1000, ""),
+    "exception": (4321, "as told"),
+    "invalid": (1007, "not as agreed"),
+    "raised-disconnect": (1000, ""),
+    "rejected": (4429, ""),
+    "http-error": (4404, "Not Found"),
+}
 
 
 @clause("7.2")
 async def test_how_a_handler_ends_with_the_connection_open(server: Server) -> None:
-    """The code and the reason of the table, and not a word in the log."""
-    for case in _OPEN:
+    """The code and the reason of the table, and not a word in the log but the one warning."""
+    for form, how in _forms("open", *_OPEN):
+        code, reason = _OPEN[how]
+        if how == "http-error" and server.row.without("http_error"):
+            reason = ""
         mark = server.log_mark()
-        async with server.connect(f"/closing/ends/open/{case.how}") as client:
-            assert await client.closed() == (case.code, case.reason), case
+        async with _ending(server, form, how) as client:
+            assert await client.closed() == (code, reason), (form, how)
+        if form == "thread":
+            await client.journal("disconnect seen")
         log = await server.settled(mark)
-        assert "Traceback" not in log, log
-        assert client.events() == [], case
-
-
-@clause("7.2")
-async def test_a_frameworks_http_error_with_the_connection_open(server: Server) -> None:
-    """4000 + its status, its title as the reason."""
-    for how in ("http-error", "http-error?group"):
-        mark = server.log_mark()
-        async with server.connect(f"/closing/ends/open/{how}") as client:
-            code, reason = await client.closed()
-        assert code == 4404
-        if server.row.without("http_error"):
-            assert reason == ""
-        else:
-            assert reason == "Not Found"
-        log = await server.settled(mark)
-        assert "Traceback" not in log, log
-        assert client.events() == []
+        assert "Traceback" not in log, (form, how, log)
+        assert log.count("closing with 1007") == (how == "invalid"), (form, how, log)
+        assert how == "invalid" or "unisock:" not in log, (form, how, log)
+        assert _framework_errors(server, client.id) == [], (form, how)
 
 
 @clause("7.2")
 async def test_an_error_with_the_connection_open_is_1011_and_goes_on_once(server: Server) -> None:
     """Without a word of it to the client; the framework sees it, once."""
-    for how, kind in (("error", "LookupError"), ("error?group", "ExceptionGroup")):
-        async with server.connect(f"/closing/ends/open/{how}") as client:
-            assert await client.closed() == (1011, "")
+    for form, how in _forms("open", "error"):
+        async with _ending(server, form, how) as client:
+            assert await client.closed() == (1011, ""), form
         await client.journal("framework-error")
         await server.settled()
-        assert client.events() == [("framework-error", {"type": kind})]
+        kind = "ExceptionGroup" if form == "grouped" else "LookupError"
+        assert _framework_errors(server, client.id) == [kind], form
 
 
 @clause("7.2")
 async def test_an_escaping_disconnect_is_a_normal_end(server: Server) -> None:
-    """Before `accept` and after it: not a word of it in the log."""
-    for path in ("open/disconnect", "open/disconnect?group"):
+    """Not a word of it in the log, though a receive or `on_receive` raises it."""
+    for form in ("async", "grouped", "on_connect", "on_receive", "sync"):
         mark = server.log_mark()
-        async with server.connect(f"/closing/ends/{path}") as client:
+        async with _ending(server, form, "disconnect") as client:
             await client.close(4004, "left")
         log = await server.settled(mark)
-        assert "Traceback" not in log, log
-        assert "unisock:" not in log, log
-        assert client.events() == []
+        assert "Traceback" not in log, (form, log)
+        assert "unisock:" not in log, (form, log)
+        assert _framework_errors(server, client.id) == [], form
 
 
 @clause("7.2")
 async def test_a_cancelled_handler(server: Server) -> None:
     """503 before `accept`, 1012 with the connection open; nothing beside it is touched."""
-    async with server.connect("/closing/ends/open/disconnect") as other:
-        await _check_rejection(server, "cancelled", 503)
-        async with server.connect("/closing/ends/open/cancelled") as client:
-            assert await client.closed() == (1012, "")
+    async with server.connect("/closing/ends/async/open/disconnect") as other:
+        for form in ("async", "on_connect"):
+            await _check_rejection(server, form, "cancelled", 503)
+        for form in ("async", "on_connect", "on_receive"):
+            async with _ending(server, form, "cancelled") as client:
+                assert await client.closed() == (1012, ""), form
         await (await other.ws.ping())
         await server.settled()  # its traceback is not the next test's
+
+
+@clause("7.2", "8.2")
+async def test_how_the_last_hook_ends(server: Server) -> None:
+    """The connection is over: what goes on to the framework still does, all else is quiet."""
+    for when in ("open", "before"):
+        for how in _ALL:
+            mark = server.log_mark()
+            connection_id = await _until_on_disconnect(server, when, how)
+            log = await server.settled(mark)
+            assert "Traceback" not in log, (how, log)
+            assert how == "invalid" or "unisock:" not in log, (how, log)
+            assert _framework_errors(server, connection_id) == [], how
+        connection_id = await _until_on_disconnect(server, when, "error")
+        await server.journal(connection_id, "framework-error")
+        await server.settled()
+        assert _framework_errors(server, connection_id) == ["LookupError"], when
+    # The last hook's error after one of `on_receive`: still one.
+    for how in ("error", "exception", "return"):
+        async with server.connect(f"/closing/ends/on_disconnect/open/{how}") as client:
+            await client.send("fail")
+            assert await client.closed() == (1011, "")
+        await client.journal("framework-error")
+        await server.settled()
+        assert _framework_errors(server, client.id) == ["LookupError"], how
+    await _until_on_disconnect(server, "open", "cancelled")
+    await server.settled()  # its traceback is not the next test's
+
+
+async def _until_on_disconnect(server: Server, when: str, how: str) -> str:
+    """Have a connection end by its peer, or before it was open; return its name."""
+    path = f"/closing/ends/on_disconnect/{when}/{how}"
+    if when == "before":
+        connection_id = (await server.check_rejected(path, 418)).id
+    else:
+        async with server.connect(path) as client:
+            await client.close(4005)
+        connection_id = client.id
+    await server.journal(connection_id, "on_disconnect")
+    return connection_id
+
+
+# 7.2 What a handler has started
+
+
+@mounted("/closing/beside/task/{how}")
+async def go_on_beside_a_task(ws: WebSocket) -> None:
+    """Echo while a task ends; then leave another one behind, which says last words."""
+    await ws.accept()
+    ws.start_soon(_end, ws.path_params["how"], ws)
+    ws.start_soon(_say_last_words, ws)
+    async for message in ws:
+        if message == "return":
+            return
+        await ws.send(message)
+
+
+async def _say_last_words(ws: WebSocket) -> None:
+    try:
+        await asyncio.Event().wait()
+    finally:
+        await asyncio.sleep(0)
+        await ws.send_text("last words")
+        journal(ws, "ended")
+
+
+@mounted("/closing/beside/thread/{how}")
+def go_on_beside_a_thread(ws: SyncWebSocket) -> None:
+    """Echo while a function ends; then leave another one behind, which receives."""
+    ws.accept()
+    ws.start_soon(_end_sync, ws.path_params["how"], ws)
+    ws.start_soon(_wait_until_closed, ws)
+    for message in ws:
+        if message == "return":
+            return
+        ws.send(message)
+
+
+def _wait_until_closed(ws: SyncWebSocket) -> None:
+    ws.wait_closed()
+    try:
+        ws.send_text("too late")
+    except WebSocketDisconnect as exc:
+        journal(ws, "ended", code=exc.code)
+        raise
+
+
+@clause("7.2", "7.4")
+async def test_what_a_handler_has_started_ends_with_it(server: Server) -> None:
+    """One that ends by itself leaves the handler alone; others do not outlive the handler.
+
+    A task is cancelled before the connection is closed, a function learns of the close.
+    """
+    for kind in ("task", "thread"):
+        for how in ("return", "raised-disconnect", "cancelled"):
+            if (kind, how) == ("thread", "cancelled"):
+                continue
+            mark = server.log_mark()
+            async with server.connect(f"/closing/beside/{kind}/{how}") as client:
+                for message in ("still", "here"):
+                    await client.send(message)
+                    assert await client.recv() == message
+                await client.send("return")
+                if kind == "task":
+                    assert await client.recv() == "last words"
+                assert await client.closed() == (1000, "")
+            ended = await client.journal("ended")
+            assert ended == ({} if kind == "task" else {"code": 1000})
+            log = await server.settled(mark)
+            assert "Traceback" not in log, log
+            assert "unisock:" not in log, log
+            assert _framework_errors(server, client.id) == [], (kind, how)
 
 
 # 7.3 Shutdown
 
 
-@mounted("/closing/shutdown/{how}")
+@contextlib.contextmanager
+def _telling_the_end(ws: WebSocket | SyncWebSocket) -> Generator[None]:
+    """Journal how the body ended."""
+    try:
+        yield
+    except WebSocketDisconnect as exc:
+        journal(ws, "ended", by="disconnect", code=exc.code)
+        raise
+    except BaseException as exc:
+        journal(ws, "ended", by=type(exc).__name__)
+        raise
+
+
+@mounted("/closing/shutdown/async/{how}")
 async def run_until_shutdown(ws: WebSocket) -> None:
     """Receive, sleep, wait or send; journal how that ended, and the `finally`."""
-    await ws.accept()
-    await ws.send_text("ready")
     try:
-        match ws.path_params["how"]:
-            case "receive":
-                await ws.receive()
-            case "sleep":
-                while not ws.closed:
-                    await asyncio.sleep(0.01)
-                await ws.receive()
-            case "while-connected":
-                async with ws.while_connected():
-                    await asyncio.Event().wait()
-            case _:
-                while True:
-                    await ws.send_text("ready")
-                    await asyncio.sleep(0.01)
-    except WebSocketDisconnect:
-        journal(ws, "ended", by="disconnect")
-        raise
-    except asyncio.CancelledError:
-        journal(ws, "ended", by="cancellation")
-        raise
+        with _telling_the_end(ws):
+            await _run_until_shutdown(ws.path_params["how"], ws)
     finally:
         await asyncio.sleep(0)
         journal(ws, "finally")
 
 
-@clause("7.3")
+async def _run_until_shutdown(how: str, ws: WebSocket) -> None:
+    if how == "before":
+        journal(ws, "ready")
+        await asyncio.Event().wait()
+    await ws.accept()
+    await ws.send_text("ready")
+    match how:
+        case "receive":
+            await ws.receive()
+        case "sleep":
+            while not ws.closed:
+                await asyncio.sleep(0.01)
+            await ws.receive()
+        case "while-connected":
+            async with ws.while_connected():
+                await asyncio.Event().wait()
+        case "elsewhere":
+            await asyncio.Event().wait()
+        case "flood":
+            while True:
+                await ws.send_bytes(_FLOOD)
+                journal(ws, "sent")
+        case _:
+            while True:
+                await ws.send_text("ready")
+                await asyncio.sleep(0.01)
+
+
+_FLOOD = b"x" * 262_144
+
+
+class _Stopped(WebSocketEndpoint):
+    """Tells how it ended."""
+
+    async def on_disconnect(self, ws: WebSocket, close_code: int) -> None:
+        journal(ws, "ended", by="disconnect", code=close_code)
+        await asyncio.sleep(0)
+        journal(ws, "finally")
+
+
+@mounted("/closing/shutdown/endpoint/{how}")
+class RunUntilShutdown(_Stopped):
+    """Do it in `on_connect`, where a message is waited for in the endpoint itself."""
+
+    async def on_connect(self, ws: WebSocket) -> None:
+        if ws.path_params["how"] == "receive":
+            await ws.accept()
+            await ws.send_text("ready")
+        else:
+            await _run_until_shutdown(ws.path_params["how"], ws)
+
+
+@mounted("/closing/shutdown/sync/{how}")
+def run_sync_until_shutdown(ws: SyncWebSocket) -> None:
+    """As `run_until_shutdown`."""
+    try:
+        with _telling_the_end(ws):
+            _run_sync_until_shutdown(ws.path_params["how"], ws)
+    finally:
+        journal(ws, "finally")
+
+
+def _run_sync_until_shutdown(how: str, ws: SyncWebSocket) -> None:
+    if how == "before":
+        journal(ws, "ready")
+        ws.wait_closed()
+        ws.accept()
+    ws.accept()
+    ws.send_text("ready")
+    match how:
+        case "receive":
+            ws.receive()
+        case "timeout":
+            ws.receive(timeout=3600)
+        case "wait":
+            ws.wait_closed()
+            ws.receive()
+        case "sleep":
+            while not ws.closed:
+                pause(0.01)
+            ws.receive()
+        case "beside":
+            ws.start_soon(_receive_beside, ws)
+            ws.wait_closed()
+            ws.send_text("too late")
+        case "elsewhere":
+            pause(3600)
+        case "flood":
+            while True:
+                ws.send_bytes(_FLOOD)
+                journal(ws, "sent")
+        case _:
+            while True:
+                ws.send_text("ready")
+                pause(0.01)
+
+
+def _receive_beside(ws: SyncWebSocket) -> None:
+    try:
+        ws.receive()
+    finally:
+        journal(ws, "ended beside")
+
+
+_SHUTDOWN = {
+    "async": ("receive", "sleep", "while-connected", "send"),
+    "endpoint": ("receive", "sleep", "send"),
+    "sync": ("receive", "timeout", "wait", "sleep", "beside", "send"),
+}
+
+
+@clause("7.3", timeout=60)
 async def test_shutdown_closes_every_connection(server: Server) -> None:
     """On SIGTERM and SIGINT: close frames, the handlers' ends, and a process that ends."""
     for number in (signal.SIGTERM, signal.SIGINT):
         async with spare_server(server.row) as spare, contextlib.AsyncExitStack() as stack:
-            clients = [
-                await stack.enter_async_context(spare.connect(f"/closing/shutdown/{how}"))
-                for how in ("receive", "sleep", "while-connected", "send")
-            ]
-            for client in clients:
+            clients: dict[tuple[str, str], Client] = {}
+            for form, hows in _SHUTDOWN.items():
+                for how in hows:
+                    connecting = spare.connect(f"/closing/shutdown/{form}/{how}")
+                    clients[form, how] = await stack.enter_async_context(connecting)
+            for client in clients.values():
                 assert await client.recv() == "ready"
             spare.send_signal(number)
             quick = number == signal.SIGINT and server.row.without("sigint")
@@ -407,16 +755,72 @@ async def test_shutdown_closes_every_connection(server: Server) -> None:
             assert leftovers(spare.log()) == []
 
 
-async def _check_shutdown(clients: list[Client], cut: bool) -> None:
-    codes = [(await client.closed())[0] for client in clients]
+async def _check_shutdown(clients: dict[tuple[str, str], Client], cut: bool) -> None:
+    codes = [(await client.closed())[0] for client in clients.values()]
     if cut:
         assert codes == [1006] * len(clients)
         return
     assert set(codes) <= {1001, 1012}
-    for client in clients:
+    for (form, how), client in clients.items():
         ended = await client.journal("ended")
-        assert ended["by"] in ("disconnect", "cancellation")
         await client.journal("finally")
+        # Where a handler is cancelled, or its greenlet killed, wherever it waits.
+        others = ("CancelledError",) if form == "async" else ()
+        if form == "sync" and how in ("sleep", "send"):
+            others = ("GreenletExit",)
+        assert ended["by"] in ("disconnect", *others), (form, how)
+        assert ended.get("code") in (None, 1001, 1012), (form, how)
+        if (form, how) == ("sync", "beside"):
+            await client.journal("ended beside")
+
+
+@clause("7.3", timeout=60)
+async def test_shutdown_ends_what_waits_elsewhere(server: Server) -> None:
+    """Before `accept`, on a peer that does not read, and in a sleep that does not look.
+
+    The process ends in its grace though a thread cannot be ended; what can be, is.
+    """
+    async with spare_server(server.row) as spare, contextlib.AsyncExitStack() as stack:
+        raws: dict[tuple[str, str], RawClient] = {}
+        for how in ("before", "flood", "elsewhere"):
+            for form in _SHUTDOWN:
+                path = f"/closing/shutdown/{form}/{how}"
+                early = how == "before" and not server.row.without("deferred_upgrade")
+                connecting = spare.raw(path, expect=None if early else 101)
+                raws[form, how] = await stack.enter_async_context(connecting)
+        for (form, how), raw in raws.items():
+            if how == "before":
+                await raw.journal("ready")
+            elif how == "elsewhere":
+                assert (await raw.recv_frame()).payload == b"ready", form
+        flooded = [raw for (_, how), raw in raws.items() if how == "flood"]
+        await _until_all_stand_still(flooded)
+        spare.terminate()
+        if server.row.without("unread_shutdown"):
+            for raw in flooded:
+                raw.reset()
+        await spare.wait_exited()
+        assert leftovers(spare.log()) == []
+        if server.row.without("shutdown"):
+            return
+        for (form, how), raw in raws.items():
+            if (form, how) == ("sync", "elsewhere") and server.row.framework != "flask":
+                assert not raw.events(), "a thread that sleeps cannot be ended"
+                continue
+            # No more is asked: a server may cancel a second time while `finally` waits.
+            names = [name for name, _ in raw.events()]
+            assert names.count("ended") == 1, (form, how, spare.log()[-3000:])
+
+
+async def _until_all_stand_still(raws: list[RawClient]) -> None:
+    """Wait until no handler has sent more for a while: their peers do not read."""
+    last: list[int] = []
+    same = 0
+    while same < 15:
+        sent = [sum(name == "sent" for name, _ in raw.events()) for raw in raws]
+        same = same + 1 if sent == last and all(sent) else 0
+        last = sent
+        await asyncio.sleep(0.02)
 
 
 # 7.4 Nothing is left
@@ -428,15 +832,19 @@ async def census(ws: WebSocket) -> None:
     await ws.accept()
     async for _ in ws:
         gc.collect()
+        objects = gc.get_objects()
         await ws.send_json(
             {
                 "tasks": len(asyncio.all_tasks()),
                 "threads": threading.active_count(),
                 "files": _count_files(),
-                "websockets": sum(type(o) is WebSocket for o in gc.get_objects()),
+                "websockets": sum(type(o) is WebSocket for o in objects),
+                "sync websockets": sum(type(o) is SyncWebSocket for o in objects),
+                "endpoints": sum(isinstance(o, WebSocketEndpoint) for o in objects),
                 "greenlets": _count_greenlets(),
             }
         )
+        del objects
 
 
 def _count_files() -> int:
@@ -450,16 +858,31 @@ def _count_greenlets() -> int:
 
 async def _every_ending(server: Server) -> None:
     for path in (
-        "ends/open/return",
-        "ends/open/error",
-        "ends/open/exception",
-        "ends/open/cancelled",
+        "async/open/return",
+        "async/open/error",
+        "async/open/exception",
+        "async/open/cancelled",
+        "on_connect/open/error",
+        "task/open/error",
+        "sync/open/return",
+        "sync/open/error",
+        "thread/open/error",
     ):
-        async with server.connect(f"/closing/{path}") as client:
+        async with server.connect(f"/closing/ends/{path}") as client:
             await client.closed()
-    for how, status in (("return", 403), ("error", 500), ("rejected", 429)):
-        await _check_rejection(server, how, status)
-    for path in ("/ending/sleep", "/ending/only-send", "/ending/while/left", "/ending/closed"):
+    for form in ("async", "on_connect", "sync"):
+        for how, status in (("return", 403), ("error", 500), ("rejected", 429)):
+            await _check_rejection(server, form, how, status)
+    for path in (
+        "/ending/sleep",
+        "/ending/only-send",
+        "/ending/while/left",
+        "/ending/closed",
+        "/closing/ends/on_receive/open/return",
+        "/closing/ends/sync/open/disconnect",
+        "/closing/beside/task/return",
+        "/closing/beside/thread/return",
+    ):
         async with server.connect(path) as client:
             await client.send("unread")
             await client.close(4000)

@@ -33,6 +33,7 @@ import signal
 import socket
 import struct
 import subprocess
+import sys
 import tempfile
 import time
 import uuid
@@ -50,7 +51,7 @@ from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 import unisock
-from unisock import Handler, WebSocket
+from unisock import Handler, SyncWebSocket, WebSocket
 
 from . import rows
 from .rows import Row
@@ -64,6 +65,8 @@ CLAUSE_MODULES = (
     "ending",
     "closing",
     "limits",
+    "endpoints",
+    "sync",
 )
 """The modules ``clauses_…`` of this package."""
 
@@ -120,7 +123,7 @@ def mount_all(app: Any) -> None:
         unisock.mount(app, path, handler, **options)
 
 
-def journal(ws: WebSocket, event: str, **data: Any) -> None:
+def journal(ws: WebSocket | SyncWebSocket, event: str, **data: Any) -> None:
     """Tell the test that `event` happened on this connection, at any time of its life."""
     journal_as(ws.query_params["id"], event, **data)
 
@@ -133,6 +136,12 @@ def journal_as(connection_id: str, event: str, **data: Any) -> None:
         os.write(fd, line.encode())
     finally:
         os.close(fd)
+
+
+def pause(seconds: float) -> None:
+    """Sleep in a plain function, as its users do: under gevent the hub goes on."""
+    gevent: Any = sys.modules.get("gevent")
+    (time if gevent is None else gevent).sleep(seconds)
 
 
 _http_error_factories: list[Callable[[int], Exception]] = []

@@ -106,6 +106,7 @@ _UVICORN_WEBSOCKETS = {
     "latin1": "uvicorn 0.54 websockets takes no header outside ASCII, and sends one as UTF-8",
     "error_code_told": "uvicorn 0.54 websockets tells the application 1006 for a protocol error",
     "any_status": "uvicorn 0.54 websockets sends registered statuses only: else a 403",
+    "unread_shutdown": "uvicorn 0.54 websockets ends the process amid a close that nobody reads",
 }
 _UVICORN_WSPROTO = {
     "compressed_fragments": f"{_WSPROTO} does not inflate the fragments that follow a ping",
@@ -119,6 +120,7 @@ _HYPERCORN = {
     "close_code": "hypercorn 0.18 tells the application 1006, whatever the peer said",
     "close_reason": "hypercorn 0.18 tells the application no reason",
     "failing_send": "hypercorn 0.18 lets sends to a peer that has gone pass: a receive tells",
+    "unread_shutdown": "hypercorn 0.18 does not end while a peer does not read",
     "compressed_fragments": f"{_WSPROTO} does not inflate the fragments that follow a ping",
     "key": f"{_WSPROTO} accepts any key",
     "error_codes": "hypercorn 0.18 ends the TCP connection on a protocol error",

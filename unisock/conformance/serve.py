@@ -114,7 +114,7 @@ def _starlette() -> ASGI:
 
     use_http_error(HTTPException)
 
-    async def page(request: Request) -> PlainTextResponse:
+    def page(request: Request) -> PlainTextResponse:  # runs in a thread of Starlette's
         return PlainTextResponse("the page")
 
     router = Router()
@@ -151,7 +151,7 @@ def _fastapi() -> ASGI:
     app.add_middleware(_leaving)
 
     @app.get("/page")
-    async def page() -> PlainTextResponse:
+    def page() -> PlainTextResponse:  # runs in a thread of FastAPI's
         return PlainTextResponse("the page")
 
     router = APIRouter(prefix="/routed")
