@@ -277,6 +277,29 @@ class TestMounting:
         with pytest.raises(ValueError, match="already"):
             unisock.mount(app, "/rooms/{room}", handler)
 
+    @pytest.mark.parametrize("page", ["/{room}", "/{room}/history"])
+    def test_beside_a_page_with_a_parameter(self, serve: Serve, page: str) -> None:
+        """At the same path, and below it: Falcon's router takes one kind of field there."""
+        server = serve(f"""
+            import falcon.asgi, unisock
+
+            class Page:
+                async def on_get(self, req, resp, room):
+                    resp.text = f"the page of {{room}}"
+
+            async def echo(ws):
+                await ws.accept()
+                async for message in ws:
+                    await ws.send(message)
+
+            app = falcon.asgi.App()
+            app.add_route("{page}", Page())
+            unisock.mount(app, "/{{room}}", echo)
+        """)
+        assert server.get(page.format(room="blue")) == (200, "the page of blue")
+        assert say(server, "/blue") == "hello"
+        assert rejection(server, "/").status == 403
+
     def test_two_that_differ(self) -> None:
         app = falcon.asgi.App()
         unisock.mount(app, "/rooms/{room}", handler)
@@ -287,7 +310,7 @@ class TestMounting:
     def test_wrong_arguments_are_told_at_once(self, make: type[WebSocketResource]) -> None:
         with pytest.raises(TypeError, match="did you mean 'origins'"):
             make(handler, origin="*")  # type: ignore[call-arg]  # that is the test
-        with pytest.raises(TypeError, match="not async"):
-            make(print)  # type: ignore[arg-type]  # that is the test
+        with pytest.raises(TypeError, match="not 'handler'"):
+            make("handler")  # type: ignore[arg-type]  # that is the test
         with pytest.raises(ValueError, match="max_queue"):
             make(handler, max_queue=0)

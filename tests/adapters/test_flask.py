@@ -307,8 +307,8 @@ def test_wrong_arguments_raise_at_mount() -> None:
             unisock.mount(app, "/ws", _handler, colour="red")
         with pytest.raises(ValueError, match="slash"):
             unisock.mount(app, "ws", _handler)
-    with pytest.raises(TypeError, match="async def"):
-        view(lambda ws: None)  # type: ignore[arg-type,return-value]  # that is the test
+    with pytest.raises(TypeError, match="takes one argument"):
+        view(lambda: None)  # type: ignore[arg-type]  # that is the test
 
 
 def test_callables_have_endpoints_too() -> None:

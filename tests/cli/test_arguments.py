@@ -17,7 +17,7 @@ ON = "--on=asgi"
 
 MODULES = {
     "chat.py": (
-        "async def room(ws): ...\nasync def two(ws, x): ...\ndef sync(ws): ...\nnumber = 5\n"
+        "async def room(ws): ...\nasync def two(ws, x): ...\nasync def gen(ws): yield\nnumber = 5\n"
     ),
     "raises.py": "def check():\n    raise ValueError('first\\nsecond')\n\ncheck()\n",
     "needs.py": "import no_such_package\n",
@@ -54,7 +54,7 @@ def modules(tmp_path: Path) -> None:
         (["serve", "chat:rom", ON], ["no attribute 'rom'", "did you mean 'room'?"]),
         (["serve", "chat:room.x", ON], ["no attribute 'x'"]),
         (["serve", "chat:number", ON], ["async def handler(ws)", "not 5"]),
-        (["serve", "chat:sync", ON], ["sync is not async"]),
+        (["serve", "chat:gen", ON], ["does not yield, as gen does"]),
         (["serve", "chat:two", ON], ["takes one argument"]),
         (["serve", "raises:room", ON], ["ValueError: first second", "raises.py, line 4"]),
         (["serve", "needs:room", ON], ["importing needs", "'no_such_package'", "needs.py, line 1"]),

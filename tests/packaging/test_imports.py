@@ -125,8 +125,9 @@ def test_the_command_is_installed() -> None:
 
 PUBLIC = {
     "Address", "Capabilities", "Handler", "HandshakeRejected", "InvalidMessage", "InvalidState",
-    "JSONCodec", "Options", "State", "URL", "UnisockError", "WebSocket", "WebSocketDisconnect",
-    "WebSocketException", "mount",
+    "JSONCodec", "Options", "SocketView", "State", "SyncWebSocket", "URL", "UnisockError",
+    "WebSocket", "WebSocketDisconnect", "WebSocketEndpoint", "WebSocketException", "mount",
+    "on_message",
 }  # fmt: skip
 
 

@@ -8,12 +8,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from typing import Any, TypeVar
+from typing import Any, TypeVar, cast
 
-from unisock import Address, Capabilities, Handler, Options, UnisockError, WebSocket
+from unisock import Address, Capabilities, Handler, UnisockError, WebSocket
+from unisock.handlers import prepare
 from unisock.handshake import Handshake
-from unisock.session import run
-from unisock.transport import ConnectionLost, Disconnect, PullTransport
+from unisock.options import OptionsDict
+from unisock.transport import ConnectionLost, Disconnect, PullTransport, Transport
 
 T = TypeVar("T")
 
@@ -192,12 +193,17 @@ class MemoryTransport(PullTransport):
             raise self.failure
 
 
+async def run(handler: Handler, transport: Transport, **options: Any) -> None:
+    """Run `handler` on one connection, as an adapter does."""
+    await prepare(handler, cast(OptionsDict, options)).serve(transport)
+
+
 class Running:
     """A handler that runs on a `MemoryTransport` in a task of its own."""
 
     def __init__(self, handler: Handler, transport: MemoryTransport, **options: Any) -> None:
         self.transport = transport
-        self.task = asyncio.create_task(run(handler, transport, Options(**options)))
+        self.task = asyncio.create_task(run(handler, transport, **options))
 
     async def end(self) -> list[tuple[object, ...]]:
         """Wait until it has ended; return what was sent, `accept` left out."""
@@ -227,7 +233,7 @@ def serve(
         prepare(transport)
         before = asyncio.all_tasks()
         try:
-            await run(handler, transport, Options(**options))
+            await run(handler, transport, **options)
         finally:
             assert asyncio.all_tasks() == before, "tasks were left behind"
         return transport
@@ -272,3 +278,10 @@ async def settle() -> None:
         idle = loop.create_future()
         loop.call_soon(idle.set_result, None)
         await idle
+
+
+async def until(condition: Callable[[], object]) -> None:
+    """Wait until another thread has made `condition` true."""
+    async with asyncio.timeout(10):
+        while not condition():
+            await asyncio.sleep(0.001)

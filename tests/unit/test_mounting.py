@@ -88,8 +88,8 @@ def test_the_nearest_base_wins(third_party: App, known: Callable[..., None]) -> 
         ("/{n:number}", handler, {}, ValueError, "unknown converter"),
         ("/{a}/{a}", handler, {}, ValueError, "used twice"),
         (None, handler, {}, TypeError, "a path is a str"),
-        ("/", None, {}, TypeError, "async def handler"),
-        ("/", lambda ws: None, {}, TypeError, "not async"),
+        ("/", None, {}, TypeError, "WebSocketEndpoint class, not None"),
+        ("/", lambda: None, {}, TypeError, "takes one argument"),
         ("/", App, {}, TypeError, "is a class"),
         ("/", handler, {"orgins": "*"}, TypeError, "did you mean 'origins'"),
         ("/", handler, {"max_queue": 0}, ValueError, "max_queue"),
@@ -146,12 +146,16 @@ def test_every_public_name_is_there() -> None:
         "InvalidState",
         "JSONCodec",
         "Options",
+        "SocketView",
         "State",
+        "SyncWebSocket",
         "UnisockError",
         "WebSocket",
         "WebSocketDisconnect",
+        "WebSocketEndpoint",
         "WebSocketException",
         "mount",
+        "on_message",
     }
     for name in unisock.__all__:
         assert hasattr(unisock, name)
