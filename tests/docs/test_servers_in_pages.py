@@ -18,7 +18,7 @@ from typing import NamedTuple
 from urllib.request import urlopen
 
 import pytest
-from websockets.exceptions import InvalidStatus
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 
 from tests.docs.documents import commands, files, page
@@ -63,6 +63,81 @@ def answers_json(client: ClientConnection) -> None:
     assert json.loads(client.recv(timeout=10)) == {"a": 1}
 
 
+def chats_in_json(client: ClientConnection) -> None:
+    client.send('{"type": "join", "name": "Ada"}')
+    assert json.loads(client.recv(timeout=10)) == {"joined": "Ada"}
+    client.send('{"type": "say", "text": "hello"}')
+    assert json.loads(client.recv(timeout=10)) == {"from": "Ada", "text": "hello"}
+    client.send('{"type": "leave"}')
+    assert_closed(client, 1000, "")
+
+
+def chats_by_kind(client: ClientConnection) -> None:
+    client.send('{"type": "join", "name": "Ada"}')
+    client.send('{"type": "say", "text": "hello"}')
+    assert client.recv(timeout=10) == "Ada: hello"
+    client.send('{"type": "shout"}')
+    assert_closed(client, 1007, '$.type: expected "join" or "say", got "shout"')
+
+
+def moves(client: ClientConnection) -> None:
+    client.send('{"x": 1}')
+    assert client.recv(timeout=10) == '{"x":2,"y":0}'
+    client.send('{"x": "1"}')
+    assert_closed(client, 1007, "$.x: expected int, got str")
+
+
+def orders(client: ClientConnection) -> None:
+    client.send('{"item": "tea", "n": 2}')
+    assert client.recv(timeout=10) == '{"ordered":{"item":"tea","n":2}}'
+    client.send('{"item": "tea", "n": 0}')
+    assert_closed(client, 1007, "$.n: input should be greater than or equal to 1")
+
+
+def adds_up(client: ClientConnection) -> None:
+    client.send('[1, "2"]')
+    assert client.recv(timeout=10) == '{"error":"$[1]: expected int, got str"}'
+    client.send("[1, 2]")
+    assert client.recv(timeout=10) == '{"sum":3}'
+
+
+def asks(client: ClientConnection) -> None:
+    assert client.recv(timeout=10) == "what is 6 times 7?"
+    client.send("42")
+    assert client.recv(timeout=10) == "right"
+    assert_closed(client, 1000, "")
+
+
+def notes(client: ClientConnection) -> None:
+    for count in (1, 2):
+        client.send("hello")
+        assert client.recv(timeout=10) == f"tea: {count}"
+
+
+def ticks(word: str) -> Callable[[ClientConnection], None]:
+    def talk(client: ClientConnection) -> None:
+        for _ in range(2):
+            assert client.recv(timeout=10) == word
+        client.send("hello")
+        while client.recv(timeout=10) != "hello":
+            pass
+
+    return talk
+
+
+def repeats(client: ClientConnection) -> None:
+    for _ in range(2):
+        client.send("hello")
+        assert client.recv(timeout=10) == "hello"
+
+
+def assert_closed(client: ClientConnection, code: int, reason: str) -> None:
+    with pytest.raises(ConnectionClosed) as caught:
+        client.recv(timeout=10)
+    assert caught.value.rcvd is not None
+    assert (caught.value.rcvd.code, caught.value.rcvd.reason) == (code, reason)
+
+
 ROOM = Example("/rooms/tea", says("tea"))
 CHAT = Example("/rooms/tea?name=Ada", chats)
 EXAMPLES: dict[str, dict[str, Example]] = {
@@ -81,6 +156,29 @@ EXAMPLES: dict[str, dict[str, Example]] = {
     ),
     "docs/how-to/falcon.md": {"app": ROOM, "by_hand": ROOM},
     "docs/how-to/flask.md": {"app": ROOM, "by_hand": ROOM},
+    "docs/how-to/class-endpoints.md": {
+        "counter": Example("/", says("1")),
+        "view": Example("/", answers_json),
+        **dict.fromkeys(["chat", "app", "flask_app"], Example("/rooms/tea", chats_in_json)),
+    },
+    "docs/how-to/plain-functions.md": {
+        "quiz": Example("/", asks),
+        "beat": Example("/", ticks("still here")),
+        "board": Example("/", repeats),
+        **dict.fromkeys(["notes", "app", "flask_app"], Example("/rooms/tea", notes)),
+    },
+    "docs/how-to/typed-messages.md": {
+        "order": Example("/", orders),
+        "chat": Example("/", chats_by_kind),
+        "patient": Example("/", adds_up),
+        **dict.fromkeys(["move", "sync_board"], Example("/", moves)),
+    },
+    "docs/how-to/background-work.md": {
+        "clock": Example("/", ticks("tick")),
+        "watch": Example("/", ticks("tick")),
+        **dict.fromkeys(["feed", "plain_feed"], Example("/", repeats)),
+        "flask_app": Example("/feed", repeats),
+    },
     "docs/reference/options.md": {"options": Example("/ws", answers_json)},
 }
 # Files that no command of their page starts.
