@@ -43,9 +43,13 @@ Handler: TypeAlias = AsyncFunction | SyncFunction | type[BaseEndpoint]
 def check_handler(handler: Handler) -> Handler:
     """Return `handler` if it can be mounted.
 
+    A `MountedHandler` can: it is a handler with its options.
+
     Raises:
         TypeError: it is none of the three forms; the message says what to change.
     """
+    if isinstance(handler, MountedHandler):
+        return handler
     if isinstance(handler, BaseEndpoint):
         name = type(handler).__name__
         raise TypeError(f"mount the class {name}, not an instance: each connection has its own")
@@ -99,10 +103,15 @@ def prepare(handler: Handler, options: OptionsDict) -> MountedHandler:
     """Check a handler and its options, and make them what an adapter serves.
 
     Raises:
-        TypeError: no handler, or an unknown option.
+        TypeError: no handler, or an unknown option, or options for what has them
+            already.
         ValueError: an option's value.
     """
     check_handler(handler)
+    if isinstance(handler, MountedHandler):
+        if options:
+            raise TypeError(f"{handler.name} is mounted with its own options: leave out {options}")
+        return handler
     parsed = Options.parse(options)
     if isinstance(handler, type):
         return _Endpoint(handler, parsed)

@@ -25,7 +25,7 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
     Args:
         app: a Falcon, FastAPI, Starlette or Flask application, or one of their
             routers (`APIRouter`, `Router`, `Blueprint`), or one of a framework
-            whose adapter is installed.
+            whose adapter is installed, as aiohttp's.
         path: ``/rooms/{room}``; see `unisock.paths`.
         handler: ``async def handler(ws)``, a `WebSocketEndpoint` class, or a plain
             ``def handler(ws)``; see `unisock.handlers`.
@@ -47,7 +47,7 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
 
 def _find(app: object) -> EntryPoint:
     known = {entry.name: entry for entry in entry_points(group=GROUP)}
-    for package in _packages(type(app)):
+    for package in packages_of(type(app)):
         if package in known:
             return known[package]
     raise TypeError(
@@ -56,7 +56,7 @@ def _find(app: object) -> EntryPoint:
     )
 
 
-def _packages(cls: type) -> Iterator[str]:
+def packages_of(cls: type) -> Iterator[str]:
     """The top-level packages that `cls` and its bases come from, nearest first."""
     for base in cls.__mro__:
         yield base.__module__.partition(".")[0]

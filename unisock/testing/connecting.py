@@ -1,0 +1,320 @@
+"""`connect`: a handler and a peer, as a context manager of async and of plain tests."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Iterable, Mapping
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Protocol, TypeAlias, cast
+from urllib.parse import unquote, urlsplit
+
+from multidict import CIMultiDict
+
+from unisock.errors import HeadersInput
+from unisock.handshake import Address
+from unisock.options import OptionsDict
+from unisock.paths import PathTemplate
+
+from .errors import PeerError
+from .peer import Peer
+from .sockets import SocketWire, is_handler
+from .sync import LoopThread, SyncPeer
+from .watchdog import Watchdog
+from .watching import WatchedHandler
+from .wires import CLIENT, MemoryHandshake, MemoryWire, Wire
+
+Raises: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
+
+DEFAULT_TIMEOUT = 1.0
+"""Seconds; `unisock.testing.connect` says what they are for."""
+
+# What every handshake has (RFC 6455, section 4.1).
+_HANDSHAKE = (
+    ("Upgrade", "websocket"),
+    ("Connection", "Upgrade"),
+    ("Sec-WebSocket-Key", "dGhlIHNhbXBsZSBub25jZQ=="),
+    ("Sec-WebSocket-Version", "13"),
+)
+
+
+@dataclass(frozen=True, slots=True, kw_only=True)
+class Request:
+    """The handshake that a test asks for.
+
+    Attributes:
+        scheme: ``"ws"`` or ``"wss"``.
+        host: the Host header.
+        target: path and query, percent-encoded.
+        template: what the path is an instance of.
+        headers: headers beside the handshake's own.
+        subprotocols: what is offered.
+        client: the peer's address.
+        state: what middleware has left.
+    """
+
+    scheme: str
+    host: str
+    target: str
+    template: PathTemplate
+    headers: list[tuple[str, str]]
+    subprotocols: tuple[str, ...]
+    client: Address | None
+    state: dict[str, Any]
+
+    @property
+    def path(self) -> str:
+        """The path, percent-encoded."""
+        return self.target.partition("?")[0]
+
+    def in_memory(self) -> MemoryHandshake:
+        """What the handler sees where no server stands between."""
+        params = self.template.match(unquote(self.path))
+        assert params is not None
+        offer = [("Sec-WebSocket-Protocol", ", ".join(self.subprotocols))]
+        return MemoryHandshake(
+            scheme=self.scheme,
+            raw_path=self.path,
+            query_string=self.target.partition("?")[2],
+            raw_headers=[
+                ("Host", self.host),
+                *_HANDSHAKE,
+                *(offer if self.subprotocols else ()),
+                *self.headers,
+            ],
+            path_params=params,
+            client=self.client,
+        )
+
+
+class Connect(Protocol):
+    """What `connect` is, and the fixtures that give it."""
+
+    def __call__(self, target: Any, url: str = "/", **options: Any) -> Connecting:
+        """As `connect`."""
+        ...
+
+
+def connect(
+    target: Any,
+    url: str = "/",
+    *,
+    on: str | None = None,
+    path: str | None = None,
+    headers: HeadersInput = (),
+    subprotocols: Iterable[str] = (),
+    cookies: Mapping[str, str] | None = None,
+    client: tuple[str, int] | None = None,
+    state: Mapping[str, Any] | None = None,
+    timeout: float | None = None,
+    raises: Raises | None = None,
+    check_leaks: bool = True,
+    **options: Any,
+) -> Connecting:
+    """Run a handler for one connection, and be its peer.
+
+    ::
+
+        async with connect(chat, "/rooms/7", path="/rooms/{room:int}") as peer:
+            await peer.send_text("hi")
+            assert await peer.receive_text() == "hi"
+
+    In a plain test the same with ``with``, and without ``await``.  Entering the
+    block makes the connection.  Leaving it closes, waits for the handler's end,
+    and raises what the handler has raised.
+
+    Args:
+        target: a handler, in any form; or a framework's application, which is
+            served by its own server.
+        url: ``/rooms/7?x=1``, or all of ``ws://app.example/rooms/7``.
+        on: the framework to mount the handler on, as ``"falcon"``, behind its
+            server and a real socket; `None` for memory, with neither.
+        path: the template that the handler is mounted with; by default the path
+            of `url` itself.
+        headers: request headers, a mapping or pairs.
+        subprotocols: what the client offers.
+        cookies: names and values.
+        client: host and port that the client comes from; in memory only.
+        state: what `WebSocket.state` holds, as middleware would leave it.
+        timeout: seconds that each wait may take, 1 by default; the message of
+            `PeerTimeout` says what was awaited, where the handler is and what it
+            has sent.
+        raises: what the handler is expected to raise, an exception or several.
+        check_leaks: whether tasks that the handler leaves running are an error.
+        **options: those of `unisock.mount`.
+
+    Returns:
+        A context manager, async and plain; its value is a `Peer` or a `SyncPeer`.
+
+    Raises (on entering):
+        ConnectionRejected: the handshake was answered with an HTTP response.
+        PeerTimeout: the handler neither accepts nor rejects.
+        Exception: what the handler raised before it accepted.
+
+    Raises (on leaving):
+        PeerTimeout: the handler has not ended.
+        LeakedTasks: it has, but not tasks that it has started.
+        PeerError: it has not raised what `raises` says.
+        Exception: what the handler has raised and `raises` does not say.
+    """
+    request = _request(url, path, headers, cookies, subprotocols, client, state)
+    wait = DEFAULT_TIMEOUT if timeout is None else timeout
+    if wait <= 0:
+        raise ValueError(f"timeout= must be above 0, not {timeout!r}")
+    handler = _handler(target, cast(OptionsDict, options), request)
+    if handler is None and (path or state or raises or options):
+        raise TypeError("an application has its own routes and options: give the URL alone")
+    if handler is not None and on is None:
+        return Connecting(
+            lambda: MemoryWire(handler, request.in_memory()), wait, raises, check_leaks
+        )
+    if client is not None or request.scheme == "wss":
+        raise TypeError("a client of one's choice and wss:// are of connections in memory")
+    return Connecting(lambda: SocketWire(handler or target, request, on), wait, raises, check_leaks)
+
+
+class Connecting:
+    """One connection under test, to be entered once: see `connect`."""
+
+    def __init__(
+        self,
+        create_wire: Callable[[], Wire],
+        timeout: float,
+        raises: Raises | None,
+        check_leaks: bool,
+    ) -> None:
+        self._create_wire = create_wire
+        self._timeout = timeout
+        self._raises = raises
+        self._check_leaks = check_leaks
+        self._thread: LoopThread | None = None
+
+    async def __aenter__(self) -> Peer:
+        try:
+            asyncio.get_running_loop()
+        except RuntimeError:
+            raise RuntimeError(
+                "connect() needs asyncio: run the test on it, or write it plain, with `with`"
+            ) from None
+        self._wire = self._create_wire()
+        self._watchdog = Watchdog(self._timeout)
+        self._peer = Peer(self._wire, self._timeout)
+        self._watchdog.start()
+        try:
+            await self._peer._open()
+        except BaseException:
+            await self._take_down()
+            raise
+        return self._peer
+
+    async def __aexit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        try:
+            error = await self._peer._finish(self._check_leaks)
+        finally:
+            await self._take_down()
+        failure = self._peer.exception
+        if failure is not None and not (self._raises and isinstance(failure, self._raises)):
+            raise failure
+        if exc is not None:
+            if error is not None:
+                exc.add_note(str(error))
+            return
+        if error is not None:
+            raise error
+        if self._raises and failure is None:
+            raise PeerError(f"the handler has not raised {self._raises}")
+
+    async def _take_down(self) -> None:
+        await self._wire.end(self._timeout)
+        self._watchdog.stop()
+
+    # For plain tests: the same in an event loop of its own
+
+    def __enter__(self) -> SyncPeer:
+        self._thread = LoopThread(self._timeout)
+        try:
+            return SyncPeer(self._thread.call(self.__aenter__()), self._thread)
+        except BaseException:
+            self._thread.stop()
+            raise
+
+    def __exit__(
+        self,
+        exc_type: type[BaseException] | None,
+        exc: BaseException | None,
+        tb: TracebackType | None,
+    ) -> None:
+        assert self._thread is not None
+        try:
+            if not self._thread.blocked:
+                self._thread.call(self.__aexit__(exc_type, exc, tb))
+        finally:
+            self._thread.stop()
+
+
+def _handler(target: Any, options: OptionsDict, request: Request) -> WatchedHandler | None:
+    """The handler to be watched, or `None` for an application."""
+    if not is_handler(target):
+        return None
+    return WatchedHandler(target, options, request.state)
+
+
+def _request(
+    url: str,
+    path: str | None,
+    headers: HeadersInput,
+    cookies: Mapping[str, str] | None,
+    subprotocols: Iterable[str],
+    client: tuple[str, int] | None,
+    state: Mapping[str, Any] | None,
+) -> Request:
+    scheme, host, target = _split(url)
+    decoded = unquote(target.partition("?")[0])
+    template = PathTemplate.parse(decoded if path is None else path)
+    if template.match(decoded) is None:
+        raise ValueError(f"{decoded} is no instance of path={path!r}: nothing would be found there")
+    if isinstance(subprotocols, str):
+        raise TypeError(f"subprotocols= takes a list, as [{subprotocols!r}]")
+    pairs = CIMultiDict(headers or ()).items()
+    listed = [_check_header(name, value) for name, value in pairs]
+    if cookies:
+        jar = "; ".join(f"{name}={value}" for name, value in cookies.items())
+        listed.append(_check_header("Cookie", jar))
+    return Request(
+        scheme=scheme,
+        host=host,
+        target=target,
+        template=template,
+        headers=listed,
+        subprotocols=tuple(subprotocols),
+        client=CLIENT if client is None else Address(*client),
+        state=dict(state or {}),
+    )
+
+
+def _split(url: str) -> tuple[str, str, str]:
+    """Scheme, host and target of a URL, or of its path and query alone."""
+    parts = urlsplit(url)
+    if url.startswith("/") and not parts.netloc:
+        scheme, host = "ws", "localhost"
+    elif parts.scheme in ("ws", "wss") and parts.netloc:
+        scheme, host = parts.scheme, parts.netloc
+    else:
+        raise ValueError(f"{url!r} is no URL of a WebSocket: write /rooms/7 or ws://host/rooms/7")
+    if parts.fragment:
+        raise ValueError(f"{url!r}: a WebSocket's URL has no fragment (RFC 6455, section 3)")
+    query = f"?{parts.query}" if parts.query else ""
+    return scheme, host, f"{parts.path or '/'}{query}"
+
+
+def _check_header(name: str, value: str) -> tuple[str, str]:
+    if not isinstance(name, str) or not isinstance(value, str):
+        raise TypeError(f"a header's name and value are str: {name!r}, {value!r}")
+    if any(c in f"{name}{value}" for c in "\r\n\0"):
+        raise ValueError(f"a header holds no line break: {name!r}, {value!r}")
+    return name, value

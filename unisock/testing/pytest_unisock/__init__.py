@@ -1,0 +1,87 @@
+"""pytest's plugin: fixtures that connect a test to a handler.
+
+It is installed as the package ``pytest_unisock``, outside of ``unisock``: pytest
+imports its plugins in every run, and this one imports nothing of unisock until a
+test asks for a fixture.
+"""
+
+from __future__ import annotations
+
+import re
+from functools import partial
+from typing import TYPE_CHECKING
+
+import pytest
+
+if TYPE_CHECKING:
+    from unisock.testing import Connect
+
+_MEMORY = "memory"
+
+
+def pytest_addoption(parser: pytest.Parser) -> None:
+    """Add the settings."""
+    parser.addini(
+        "unisock_adapters",
+        "adapters that unisock_client runs on, as falcon,flask; memory may be one of them "
+        "(default: every one that is installed)",
+    )
+    parser.addini("unisock_timeout", "seconds that each wait of a peer may take (default: 1)")
+
+
+def pytest_configure(config: pytest.Config) -> None:
+    """Add the marker."""
+    config.addinivalue_line(
+        "markers",
+        "unisock_adapters(*names): the adapters that the test's unisock_client runs on",
+    )
+
+
+def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
+    """Run a test that asks for `unisock_client` once on each adapter."""
+    if "unisock_adapter" not in metafunc.fixturenames:
+        return
+    from unisock.serving import FRAMEWORKS  # noqa: PLC0415  # see above
+
+    asked = _names(str(metafunc.config.getini("unisock_adapters")))
+    marker = metafunc.definition.get_closest_marker("unisock_adapters")
+    named = [str(name) for name in marker.args] if marker else asked
+    for name in (*asked, *named):
+        if name not in FRAMEWORKS and name != _MEMORY:
+            known = ", ".join((*FRAMEWORKS, _MEMORY))
+            raise pytest.UsageError(f"unisock_adapters: {name!r} is none of {known}")
+    installed = [name for name, framework in FRAMEWORKS.items() if framework.is_installed()]
+    chosen = [name for name in named or installed if not asked or name in asked]
+    metafunc.parametrize(
+        "unisock_adapter",
+        [
+            name if name in (*installed, _MEMORY) else pytest.param(name, marks=_missing(name))
+            for name in chosen
+        ],
+    )
+
+
+def _names(text: str) -> list[str]:
+    return [name for name in re.split(r"[,\s]+", text) if name]
+
+
+def _missing(name: str) -> pytest.MarkDecorator:
+    return pytest.mark.skip(reason=f"{name} is not installed: pip install 'unisock[{name}]'")
+
+
+@pytest.fixture
+def unisock_connect(pytestconfig: pytest.Config) -> Connect:
+    """`unisock.testing.connect`, with the timeout of ``unisock_timeout``."""
+    from unisock.testing import connect  # noqa: PLC0415  # see above
+
+    timeout = str(pytestconfig.getini("unisock_timeout"))
+    try:
+        return partial(connect, timeout=float(timeout)) if timeout else connect
+    except ValueError:
+        raise pytest.UsageError(f"unisock_timeout: {timeout!r} is no number") from None
+
+
+@pytest.fixture
+def unisock_client(unisock_connect: Connect, unisock_adapter: str) -> Connect:
+    """`unisock_connect` on an adapter, behind its server: the test runs once on each."""
+    return partial(unisock_connect, on=None if unisock_adapter == _MEMORY else unisock_adapter)
