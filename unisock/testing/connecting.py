@@ -217,17 +217,29 @@ class Connecting:
             error = await self._peer._finish(self._check_leaks)
         finally:
             await self._take_down()
+        self._judge(exc, error)
+
+    def _judge(self, exc: BaseException | None, error: PeerError | None) -> None:
+        """Raise what is wrong, the handler's failure before all else.
+
+        Args:
+            exc: what the block has raised.
+            error: what is wrong with the handler's end.
+        """
         failure = self._peer.exception
-        if failure is not None and not (self._raises and isinstance(failure, self._raises)):
+        if failure is not None and self._raises and isinstance(failure, self._raises):
+            failure = None
+        elif failure is None and error is None and self._raises:
+            error = PeerError(f"the handler has not raised {self._raises}")
+        if exc is not None and (failure is None or not isinstance(exc, Exception)):
+            # The block's own, as of an assertion; also Ctrl-C, and pytest.fail().
+            for other in (failure, error):
+                if other is not None:
+                    exc.add_note(f"{type(other).__name__}: {other}")
+        elif failure is not None:
             raise failure
-        if exc is not None:
-            if error is not None:
-                exc.add_note(str(error))
-            return
-        if error is not None:
+        elif error is not None:
             raise error
-        if self._raises and failure is None:
-            raise PeerError(f"the handler has not raised {self._raises}")
 
     async def _take_down(self) -> None:
         await self._wire.end(self._timeout)

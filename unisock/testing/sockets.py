@@ -4,10 +4,11 @@ from __future__ import annotations
 
 import asyncio
 import contextlib
+import socket
 import threading
-from collections.abc import Iterable
+from collections.abc import Iterable, Mapping
 from inspect import signature
-from types import TracebackType
+from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any
 
 from multidict import CIMultiDict, CIMultiDictProxy
@@ -64,7 +65,9 @@ def is_handler(target: Any) -> bool:
     return True
 
 
-def server_for(target: Any, on: str | None, path: str) -> AppServer:
+def server_for(
+    target: Any, on: str | None, path: str, options: Mapping[str, Any] = MappingProxyType({})
+) -> AppServer:
     """The server for an application, or for a handler mounted on a framework.
 
     Raises:
@@ -77,7 +80,9 @@ def server_for(target: Any, on: str | None, path: str) -> AppServer:
     if is_handler(target):
         if on is None:
             raise TypeError("a handler is served on a framework: say which with on=")
-        return prepare(on, Service(target, path), _GRACE)
+        return prepare(on, Service(target, path, options), _GRACE)
+    if options or path != "/":
+        raise TypeError("an application has its own routes and options")
     name = framework_of(target)
     assert name is not None
     if on not in (None, name):
@@ -90,8 +95,7 @@ class ServerThread:
 
     def __init__(self, server: AppServer) -> None:
         self._server = server
-        self._listener = bind(_HOST, 0)
-        self.port: int = self._listener.getsockname()[1]
+        self.port = 0
         self._changed = threading.Event()
         self._serves = False
         self._error: BaseException | None = None
@@ -99,11 +103,12 @@ class ServerThread:
 
     def _run(self) -> None:
         try:
-            self._server.run(self._listener, self._on_started)
+            with bind(_HOST, 0) as listener:
+                self.port = listener.getsockname()[1]
+                self._server.run(listener, self._on_started)
         except BaseException as exc:  # noqa: BLE001  # told by `start`
             self._error = exc
         finally:
-            self._listener.close()
             self._changed.set()
 
     def _on_started(self) -> None:
@@ -151,11 +156,7 @@ class serve:  # noqa: N801  # a context manager that is used like a function, as
     """
 
     def __init__(self, target: Any, on: str | None = None, path: str = "/", **options: Any) -> None:
-        if is_handler(target):
-            target = WatchedHandler(target, options)  # type: ignore[arg-type]  # checked by it
-        elif options or path != "/":
-            raise TypeError("an application has its own routes and options")
-        self._thread = ServerThread(server_for(target, on, path))
+        self._thread = ServerThread(server_for(target, on, path, options))
 
     def __enter__(self) -> str:
         self._thread.start()
@@ -194,7 +195,8 @@ class SocketWire(Wire):
         super().__init__()
         self._handler = target if isinstance(target, WatchedHandler) else None
         self._request = request
-        self._server = ServerThread(server_for(target, on, _spell(request)))
+        path = _spell(request) if self._handler else "/"
+        self._server = ServerThread(server_for(target, on, path))
         self._reading = asyncio.Event()
         self._reading.set()
         self._ws: ClientConnection | None = None
@@ -219,8 +221,8 @@ class SocketWire(Wire):
         try:
             self._ws = await connect(
                 f"ws://{request.host}{request.target}",
-                host=_HOST,
-                port=self._server.port,
+                # A socket that is connected: the environment's proxy is not asked.
+                sock=socket.create_connection((_HOST, self._server.port)),
                 additional_headers=request.headers,
                 subprotocols=list(request.subprotocols) or None,  # type: ignore[arg-type]  # a NewType
                 compression=None,
@@ -228,7 +230,6 @@ class SocketWire(Wire):
                 max_queue=_READ_AHEAD,
                 open_timeout=None,
                 ping_interval=None,
-                proxy=None,
             )
         except InvalidStatus as exc:
             self.inbox.disconnect(1006)

@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 import signal
 import threading
+import traceback
 from types import FrameType
 from typing import Any
 
@@ -17,6 +18,8 @@ from .watching import UNBLOCK, current
 
 # By default it is ignored, so one that comes too late does no harm.
 _SIGNAL = getattr(signal, "SIGURG", None)
+
+_DEBUGGERS = ("bdb", "pdb", "IPython.core.debugger", "pydevd", "_pydevd_bundle.pydevd")
 
 _watching: set[Watchdog] = set()
 _previous: Any = None
@@ -33,6 +36,7 @@ class Watchdog:
         self._timeout = timeout
         self._loop = asyncio.get_running_loop()
         self._stopped = threading.Event()
+        self._turned = threading.Event()
         self._thread = threading.Thread(target=self._watch, name="unisock watchdog", daemon=True)
         self._main = threading.main_thread().ident
         self.struck = False
@@ -48,9 +52,10 @@ class Watchdog:
         self._thread.start()
 
     def stop(self) -> None:
-        """Stop; the thread ends soon."""
+        """Stop."""
         self._stopped.set()
         if self in _watching:
+            self._turned.set()  # which the loop does not do meanwhile
             self._thread.join()
             _watching.discard(self)
             if not _watching:
@@ -59,9 +64,9 @@ class Watchdog:
 
     def _watch(self) -> None:
         while not self._stopped.is_set():
-            turned = threading.Event()
-            self._loop.call_soon_threadsafe(turned.set)
-            if turned.wait(self._timeout):
+            self._turned.clear()
+            self._loop.call_soon_threadsafe(self._turned.set)
+            if self._turned.wait(self._timeout):
                 self._stopped.wait(self._timeout / 4)
             elif not self._stopped.is_set():
                 assert self._main is not None
@@ -70,14 +75,20 @@ class Watchdog:
                 signal.pthread_kill(self._main, _SIGNAL)
 
 
-def _strike(_number: int, _frame: FrameType | None) -> None:
+def _strike(_number: int, frame: FrameType | None) -> None:
     """Raise in the main thread, if it is a handler that runs there."""
     watch = current.get()
     dogs = [dog for dog in _watching if dog.struck]
     for dog in dogs:
         dog.struck = False
-    if dogs and watch is not None and not watch.done.done():
+    if dogs and watch is not None and not watch.done.done() and not _is_debugging(frame):
         raise PeerTimeout(
             f"the handler {watch.name} blocks the event loop: for {dogs[0]._timeout:g} s nothing "
             f"else has run; {UNBLOCK}"
         )
+
+
+def _is_debugging(frame: FrameType | None) -> bool:
+    """Whether it is a debugger's prompt that blocks."""
+    frames = (frame for frame, _ in traceback.walk_stack(frame))
+    return any(frame.f_globals.get("__name__") in _DEBUGGERS for frame in frames)

@@ -67,8 +67,7 @@ class Watch:
     async def follow(self, running: Coroutine[Any, Any, None]) -> None:
         """Run a connection, and note how it goes."""
         self._called = True
-        # A loop that is there, but not running: a plain function on gevent.
-        loop = asyncio._get_running_loop()
+        loop = _running_loop()
         self._task = asyncio.current_task(loop) if loop else None
         self._thread = threading.get_ident()
         token = current.set(self)
@@ -219,6 +218,14 @@ class _NotingFactory:
 
 def _make_task(loop: asyncio.AbstractEventLoop, coro: Any, **kwargs: Any) -> asyncio.Task[Any]:
     return asyncio.Task(coro, loop=loop, **kwargs)
+
+
+def _running_loop() -> asyncio.AbstractEventLoop | None:
+    """The loop that runs; none does under a plain function on gevent."""
+    try:
+        return asyncio.get_running_loop()
+    except RuntimeError:
+        return None
 
 
 # Stacks
