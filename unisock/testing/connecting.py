@@ -24,6 +24,8 @@ from .watchdog import Watchdog
 from .watching import WatchedHandler
 from .wires import CLIENT, MemoryHandshake, MemoryWire, Wire
 
+__tracebackhide__ = True  # pytest shows the lines of the test, and of the handler
+
 Raises: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 
 DEFAULT_TIMEOUT = 1.0
@@ -84,6 +86,7 @@ class Request:
             ],
             path_params=params,
             client=self.client,
+            framework_state=dict(self.state),
         )
 
 
@@ -161,7 +164,7 @@ def connect(
     wait = DEFAULT_TIMEOUT if timeout is None else timeout
     if wait <= 0:
         raise ValueError(f"timeout= must be above 0, not {timeout!r}")
-    handler = _handler(target, cast(OptionsDict, options), request)
+    handler = _handler(target, cast(OptionsDict, options))
     if handler is None and (path or state or raises or options):
         raise TypeError("an application has its own routes and options: give the URL alone")
     if handler is not None and on is None:
@@ -187,7 +190,6 @@ class Connecting:
         self._timeout = timeout
         self._raises = raises
         self._check_leaks = check_leaks
-        self._thread: LoopThread | None = None
 
     async def __aenter__(self) -> Peer:
         try:
@@ -248,12 +250,13 @@ class Connecting:
     # For plain tests: the same in an event loop of its own
 
     def __enter__(self) -> SyncPeer:
-        self._thread = LoopThread(self._timeout)
+        self._thread = LoopThread.acquire()
         try:
-            return SyncPeer(self._thread.call(self.__aenter__()), self._thread)
+            peer = self._thread.call(self.__aenter__(), self._timeout)
         except BaseException:
-            self._thread.stop()
+            self._thread.release()
             raise
+        return SyncPeer(peer, self._thread, self._timeout)
 
     def __exit__(
         self,
@@ -261,19 +264,18 @@ class Connecting:
         exc: BaseException | None,
         tb: TracebackType | None,
     ) -> None:
-        assert self._thread is not None
         try:
             if not self._thread.blocked:
-                self._thread.call(self.__aexit__(exc_type, exc, tb))
+                self._thread.call(self.__aexit__(exc_type, exc, tb), self._timeout)
         finally:
-            self._thread.stop()
+            self._thread.release()
 
 
-def _handler(target: Any, options: OptionsDict, request: Request) -> WatchedHandler | None:
+def _handler(target: Any, options: OptionsDict) -> WatchedHandler | None:
     """The handler to be watched, or `None` for an application."""
     if not is_handler(target):
         return None
-    return WatchedHandler(target, options, request.state)
+    return WatchedHandler(target, options)
 
 
 def _request(

@@ -15,6 +15,8 @@ from unisock.transport import ConnectionLost
 from .errors import ConnectionRejected, LeakedTasks, PeerError, PeerTimeout, UnexpectedMessage
 from .wires import Answer, Wire
 
+__tracebackhide__ = True  # pytest shows the lines of the test, and of the handler
+
 T = TypeVar("T")
 
 # How much of a message is shown.
@@ -35,6 +37,7 @@ class Peer:
         self._wire = wire
         self._timeout = timeout
         self._answer: Answer | None = None
+        self._put_back: list[str | bytes] = []  # by `receive_nothing`
 
     # The handshake
 
@@ -127,6 +130,8 @@ class Peer:
 
     async def receive(self) -> str | bytes:
         """The next message: text as `str`, binary as `bytes`."""
+        if self._put_back:
+            return self._put_back.pop()
         try:
             return await self._within(self._wire.inbox.get(), "a message from the handler")
         except WebSocketDisconnect:
@@ -175,6 +180,20 @@ class Peer:
         except InvalidMessage as exc:
             text = f"the handler sent {_show(message)}, which is not the JSON expected: {exc}"
             raise UnexpectedMessage(text, message) from exc
+
+    async def receive_nothing(self, seconds: float = 0.1) -> bool:
+        """Wait so long, or until the connection ends; return whether no message came.
+
+        One that came is what the next receive gives.
+        """
+        if self._put_back:
+            return False
+        try:
+            async with asyncio.timeout(seconds):
+                self._put_back.append(await self._wire.inbox.get())
+        except (TimeoutError, WebSocketDisconnect):
+            return True
+        return False
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
@@ -294,6 +313,8 @@ class Peer:
         except TimeoutError:
             if not timeout.expired():
                 raise
+            if self._wire.watch is not None and self._wire.watch.struck is not None:
+                raise self._wire.watch.struck from None
             raise PeerTimeout(self._explain(what)) from None
 
     def _explain(self, what: str) -> str:

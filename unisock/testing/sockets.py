@@ -9,7 +9,7 @@ import threading
 from collections.abc import Iterable, Mapping
 from inspect import signature
 from types import MappingProxyType, TracebackType
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, ClassVar
 
 from multidict import CIMultiDict, CIMultiDictProxy
 
@@ -133,6 +133,59 @@ class ServerThread:
         self._thread.join(_GRACE + _MARGIN)
 
 
+class SharedServer:
+    """A server for all the connections under test that are open at once to the same target.
+
+    They share it, so that handlers may send to each other's peers.
+
+    Args:
+        target: a handler that is watched, or an application.
+        on: the framework for the handler.
+        path: what the handler is mounted at.
+
+    Attributes:
+        handler: the handler, if it is one.
+        thread: the server.
+    """
+
+    _open: ClassVar[list[SharedServer]] = []
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self, target: Any, on: str | None, path: str) -> None:
+        self.handler = target if isinstance(target, WatchedHandler) else None
+        self.thread = ServerThread(server_for(target, on, path))
+        self._key = (self.handler.given if self.handler else target, on, path)
+        self._users = 0
+
+    @classmethod
+    def acquire(cls, target: Any, on: str | None, path: str) -> SharedServer:
+        """The one that runs, or a new one, started."""
+        given = target.given if isinstance(target, WatchedHandler) else target
+        with cls._lock:
+            server = next((each for each in cls._open if each._key == (given, on, path)), None)
+            if server is None:
+                server = cls(target, on, path)
+                server.thread.start()
+                cls._open.append(server)
+            server._users += 1
+            return server
+
+    def stop(self) -> None:
+        """Stop it; whoever connects next gets another."""
+        with self._lock:
+            if self in self._open:
+                self._open.remove(self)
+        self.thread.stop()
+
+    def release(self) -> None:
+        """Stop it, if nobody else has it."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+        self.stop()
+
+
 class serve:  # noqa: N801  # a context manager that is used like a function, as contextlib's
     """Serve an application, or a handler on a framework, in this process.
 
@@ -193,10 +246,11 @@ class SocketWire(Wire):
 
     def __init__(self, target: Any, request: Request, on: str | None) -> None:
         super().__init__()
-        self._handler = target if isinstance(target, WatchedHandler) else None
+        self._target = target
         self._request = request
-        path = _spell(request) if self._handler else "/"
-        self._server = ServerThread(server_for(target, on, path))
+        self._on = on
+        self._server: SharedServer | None = None
+        self._port = 0
         self._reading = asyncio.Event()
         self._reading.set()
         self._ws: ClientConnection | None = None
@@ -205,12 +259,13 @@ class SocketWire(Wire):
     @property
     def watch(self) -> Watch | None:
         """The watch over the handler; `None` if it is in an application."""
-        watches = self._handler.watches if self._handler else []
-        return watches[0] if watches else None
+        handler = self._server.handler if self._server else None
+        return handler.watches.get(self._port) if handler else None
 
     async def prepare(self) -> None:
-        """Start the server."""
-        await asyncio.to_thread(self._server.start)
+        """Start the server, unless it runs."""
+        path = _spell(self._request) if isinstance(self._target, WatchedHandler) else "/"
+        self._server = await asyncio.to_thread(SharedServer.acquire, self._target, self._on, path)
 
     async def open(self) -> Answer:
         """Connect, with the client of the `websockets` package."""
@@ -218,11 +273,16 @@ class SocketWire(Wire):
         from websockets.exceptions import InvalidStatus  # noqa: PLC0415
 
         request = self._request
+        assert self._server is not None
+        # One that is connected: the environment's proxy is not asked, and the port is known.
+        connection = socket.create_connection((_HOST, self._server.thread.port))
+        self._port = connection.getsockname()[1]
+        if self._server.handler is not None:
+            self._server.handler.states[self._port] = request.state
         try:
             self._ws = await connect(
                 f"ws://{request.host}{request.target}",
-                # A socket that is connected: the environment's proxy is not asked.
-                sock=socket.create_connection((_HOST, self._server.port)),
+                sock=connection,
                 additional_headers=request.headers,
                 subprotocols=list(request.subprotocols) or None,  # type: ignore[arg-type]  # a NewType
                 compression=None,
@@ -302,16 +362,18 @@ class SocketWire(Wire):
 
     async def stop_server(self) -> None:
         """Stop it as at SIGTERM."""
+        assert self._server is not None
         await asyncio.to_thread(self._server.stop)
 
     async def end(self, patience: float) -> None:
-        """Drop the connection and stop the server, which ends what the handler has left."""
+        """Drop the connection, and the server, which ends what the handler has left."""
         if self._ws is not None:
             self._ws.transport.abort()
         if self._reader is not None:
             self._reader.cancel()
             await asyncio.wait([self._reader])
-        await asyncio.to_thread(self._server.stop)
+        if self._server is not None:
+            await asyncio.to_thread(self._server.release)
 
 
 def _answer(response: Any, subprotocol: str | None) -> Answer:

@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent import futures
-from typing import Any, TypeVar, overload
+from typing import Any, ClassVar, TypeVar, overload
 
 from multidict import CIMultiDictProxy
 
@@ -16,6 +16,8 @@ from .errors import PeerTimeout
 from .peer import Peer
 from .watching import UNBLOCK, format_thread
 
+__tracebackhide__ = True  # pytest shows the lines of the test, and of the handler
+
 T = TypeVar("T")
 
 # Seconds that the loop's own timeouts have, which say more, before it is looked at.
@@ -23,52 +25,79 @@ _MARGIN = 0.2
 
 
 class LoopThread:
-    """An event loop in a thread of its own.
+    """An event loop in a thread of its own, for all the connections that are open at once.
 
-    Args:
-        timeout: seconds that the loop may stand still.
+    They share it, as they would in a server: handlers may send to each other's peers.
 
     Attributes:
-        blocked: whether it has stood still for longer, and is given up.
+        blocked: whether it has stood still for too long, and is given up.
     """
 
-    def __init__(self, timeout: float) -> None:
+    _shared: ClassVar[LoopThread | None] = None
+    _lock: ClassVar[threading.Lock] = threading.Lock()
+
+    def __init__(self) -> None:
         self.blocked = False
-        self._timeout = timeout
+        self._users = 0
         self._loop = asyncio.new_event_loop()
         self._stopping = self._loop.create_future()
         self._thread = threading.Thread(target=self._run, name="unisock test", daemon=True)
         self._thread.start()
 
+    @classmethod
+    def acquire(cls) -> LoopThread:
+        """The thread that runs, or a new one."""
+        with cls._lock:
+            if cls._shared is None or cls._shared.blocked:
+                cls._shared = LoopThread()
+            cls._shared._users += 1
+            return cls._shared
+
+    def release(self) -> None:
+        """End the loop, if nobody else has it; a thread that is blocked is left."""
+        with self._lock:
+            self._users -= 1
+            if self._users:
+                return
+            if LoopThread._shared is self:
+                LoopThread._shared = None
+        self._loop.call_soon_threadsafe(self._stopping.set_result, None)
+        self._thread.join(_MARGIN if self.blocked else None)
+
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
             runner.run(_wait(self._stopping))
 
-    def call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+    def call(self, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
         """Run a coroutine, and wait for it.
+
+        Args:
+            coroutine: what ends by itself.
+            timeout: seconds that the loop may stand still.
 
         Raises:
             PeerTimeout: the loop stands still.
         """
         running = asyncio.run_coroutine_threadsafe(coroutine, self._loop)
         while True:
-            futures.wait([running], self._timeout + _MARGIN)
+            futures.wait([running], timeout + _MARGIN)
             if running.done():
-                return running.result()
+                error = running.exception()
+                if error is None:
+                    return running.result()
+                try:
+                    raise error  # without the frames that result() adds
+                finally:
+                    del error
             turned = threading.Event()
             self._loop.call_soon_threadsafe(turned.set)
-            if not turned.wait(self._timeout):
+            if not turned.wait(timeout):
                 self.blocked = True
                 assert self._thread.ident is not None
                 raise PeerTimeout(
-                    f"the handler blocks its event loop: for {self._timeout:g} s nothing "
-                    f"else has run; it is at:\n{format_thread(self._thread.ident)}\n{UNBLOCK}"
+                    f"the handler blocks its event loop: for {timeout:g} s nothing else has run; "
+                    f"it is at:\n{format_thread(self._thread.ident)}\n{UNBLOCK}"
                 )
-
-    def stop(self) -> None:
-        """End the loop; a thread that is blocked is left, and dies with the process."""
-        self._loop.call_soon_threadsafe(self._stopping.set_result, None)
-        self._thread.join(_MARGIN if self.blocked else None)
 
 
 async def _wait(future: asyncio.Future[None]) -> None:
@@ -78,9 +107,13 @@ async def _wait(future: asyncio.Future[None]) -> None:
 class SyncPeer:
     """As `Peer`, for plain tests: every method blocks until it is done."""
 
-    def __init__(self, peer: Peer, thread: LoopThread) -> None:
+    def __init__(self, peer: Peer, thread: LoopThread, timeout: float) -> None:
         self._peer = peer
         self._thread = thread
+        self._timeout = timeout
+
+    def _call(self, coroutine: Coroutine[Any, Any, T]) -> T:
+        return self._thread.call(coroutine, self._timeout)
 
     # The handshake
 
@@ -120,37 +153,37 @@ class SyncPeer:
 
     def send(self, message: str | bytes) -> None:
         """As `Peer.send`."""
-        self._thread.call(self._peer.send(message))
+        self._call(self._peer.send(message))
 
     def send_text(self, text: str) -> None:
         """As `Peer.send_text`."""
-        self._thread.call(self._peer.send_text(text))
+        self._call(self._peer.send_text(text))
 
     def send_bytes(self, data: bytes) -> None:
         """As `Peer.send_bytes`."""
-        self._thread.call(self._peer.send_bytes(data))
+        self._call(self._peer.send_bytes(data))
 
     def send_json(self, obj: Any, binary: bool = False) -> None:
         """As `Peer.send_json`."""
-        self._thread.call(self._peer.send_json(obj, binary))
+        self._call(self._peer.send_json(obj, binary))
 
     def send_fragments(self, *fragments: str | bytes) -> None:
         """As `Peer.send_fragments`."""
-        self._thread.call(self._peer.send_fragments(*fragments))
+        self._call(self._peer.send_fragments(*fragments))
 
     # Receiving
 
     def receive(self) -> str | bytes:
         """As `Peer.receive`."""
-        return self._thread.call(self._peer.receive())
+        return self._call(self._peer.receive())
 
     def receive_text(self) -> str:
         """As `Peer.receive_text`."""
-        return self._thread.call(self._peer.receive_text())
+        return self._call(self._peer.receive_text())
 
     def receive_bytes(self) -> bytes:
         """As `Peer.receive_bytes`."""
-        return self._thread.call(self._peer.receive_bytes())
+        return self._call(self._peer.receive_bytes())
 
     @overload
     def receive_json(self) -> Any: ...
@@ -160,7 +193,11 @@ class SyncPeer:
     def receive_json(self, type: Any) -> Any: ...
     def receive_json(self, type: Any = Any) -> Any:
         """As `Peer.receive_json`."""
-        return self._thread.call(self._peer.receive_json(type))
+        return self._call(self._peer.receive_json(type))
+
+    def receive_nothing(self, seconds: float = 0.1) -> bool:
+        """As `Peer.receive_nothing`."""
+        return self._call(self._peer.receive_nothing(seconds))
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
@@ -175,29 +212,29 @@ class SyncPeer:
 
     def close(self, code: int | None = 1000, reason: str = "") -> None:
         """As `Peer.close`."""
-        self._thread.call(self._peer.close(code, reason))
+        self._call(self._peer.close(code, reason))
 
     def wait_closed(self) -> tuple[int, str]:
         """As `Peer.wait_closed`."""
-        return self._thread.call(self._peer.wait_closed())
+        return self._call(self._peer.wait_closed())
 
     # What no decent client does
 
     def vanish(self) -> None:
         """As `Peer.vanish`."""
-        self._thread.call(_run(self._peer.vanish))
+        self._call(_run(self._peer.vanish))
 
     def pause_reading(self) -> None:
         """As `Peer.pause_reading`."""
-        self._thread.call(_run(self._peer.pause_reading))
+        self._call(_run(self._peer.pause_reading))
 
     def resume_reading(self) -> None:
         """As `Peer.resume_reading`."""
-        self._thread.call(_run(self._peer.resume_reading))
+        self._call(_run(self._peer.resume_reading))
 
     def stop_server(self) -> None:
         """As `Peer.stop_server`."""
-        self._thread.call(self._peer.stop_server())
+        self._call(self._peer.stop_server())
 
 
 async def _run(function: Any) -> None:

@@ -14,7 +14,7 @@ from types import FrameType
 from typing import Any
 
 from .errors import PeerTimeout
-from .watching import UNBLOCK, current
+from .watching import UNBLOCK, current, format_frame
 
 # By default it is ignored, so one that comes too late does no harm.
 _SIGNAL = getattr(signal, "SIGURG", None)

@@ -20,9 +20,16 @@ from unisock.handlers import Handler, MountedHandler, prepare
 from unisock.options import OptionsDict
 from unisock.session import Session
 
+from .errors import PeerTimeout
+
+__tracebackhide__ = True  # pytest shows the lines of the test, and of the handler
+
 _NOWHERE = "  (no code of yours: it has not begun, or has returned)"
 # Modules whose frames say nothing about a handler.
 _NOT_THE_USERS = ("unisock", "asyncio", "threading", "concurrent", "contextlib", "gevent")
+
+# Seconds after which an event loop that has not turned is blocked.
+_TURN = 0.1
 
 UNBLOCK = (
     "await what it waits for, run it in asyncio.to_thread(), or write the handler as a plain `def`"
@@ -40,6 +47,7 @@ class Watch:
         name: the handler's.
         done: set when the handler has ended and the connection with it.
         error: what went on to the framework, if anything.
+        struck: what was raised where it blocked the event loop.
         said: the warnings and errors that unisock logged for the connection.
         tasks: the tasks that the handler and its tasks have started.
     """
@@ -48,9 +56,11 @@ class Watch:
         self.name = name
         self.done: futures.Future[None] = futures.Future()
         self.error: BaseException | None = None
+        self.struck: PeerTimeout | None = None
         self.said: list[str] = []
         self.tasks: list[asyncio.Task[Any]] = []
         self._called = False
+        self._loop: asyncio.AbstractEventLoop | None = None
         self._task: asyncio.Task[Any] | None = None
         self._thread: int | None = None
         self._greenlet: Any = None
@@ -102,6 +112,8 @@ class Watch:
             how = f"raised {self.error!r}" if self.error else "has returned"
             return f"the handler {self.name} {how}"
         lines = [f"the handler {self.name} is at:", *(_format(self._frames()) or [_NOWHERE])]
+        if self._blocks():
+            lines += [f"and blocks its event loop: {UNBLOCK}"]
         for task in self.left():
             frames = list(_frames_of_task(task))
             if frames and _module(frames[0][0]) != "unisock":  # no reader, no call of a thread
@@ -111,6 +123,14 @@ class Watch:
     def hints(self) -> list[str]:
         """What unisock itself said of the connection."""
         return [f"unisock logged: {text}" for text in self.said]
+
+    def _blocks(self) -> bool:
+        """Whether it stands still on a server's event loop, and that with it."""
+        if self._loop is None or self._task is None or not _is_running(self._task):
+            return False
+        turned = threading.Event()
+        self._loop.call_soon_threadsafe(turned.set)
+        return not turned.wait(_TURN)
 
     def _frames(self) -> list[tuple[FrameType, int]]:
         if self._task is not None and not _is_running(self._task):
@@ -128,29 +148,30 @@ class WatchedHandler(MountedHandler):
     Args:
         handler: the handler.
         options: those of `unisock.mount`.
-        state: what each connection finds in its `state`.
 
     Attributes:
-        watches: one for each connection, as they began.
+        given: the two, to be compared.
+        watches: one for each connection, by the client's port.
+        states: what connections find in their `state`, by the client's port.
     """
 
-    def __init__(
-        self, handler: Handler, options: OptionsDict, state: Mapping[str, Any] | None = None
-    ) -> None:
+    def __init__(self, handler: Handler, options: OptionsDict) -> None:
         check = prepare(handler, options)
         super().__init__(handler, check.options)
-        self.watches: list[Watch] = []
-        self._state = state or {}
+        self.given = (handler, options)
+        self.watches: dict[int, Watch] = {}
+        self.states: dict[int, Mapping[str, Any]] = {}
         self.blocks = check.blocks
         # Prepared anew, around the function: only within is known where it runs.
         self._mounted = prepare(_noting(handler), options) if check.blocks else check
 
     def run(self, session: Session) -> Coroutine[Any, Any, None]:
         """Run a session and watch it."""
-        watch = Watch(self._qualname)
-        self.watches.append(watch)
-        for name, value in self._state.items():
-            session.transport.handshake.state[name] = value
+        handshake = session.transport.handshake
+        port = handshake.client.port if handshake.client else 0
+        watch = self.watches[port] = Watch(self._qualname)
+        for name, value in self.states.pop(port, {}).items():
+            handshake.state[name] = value
         return watch.follow(self._mounted.run(session))
 
     def _run(self, session: Session) -> Coroutine[Any, Any, None]:
@@ -255,9 +276,13 @@ def _format(frames: list[tuple[FrameType, int]]) -> list[str]:
 
 
 def format_thread(ident: int) -> str:
-    """The stack of a thread that runs a handler."""
-    frames = _frames_of_thread(ident)
-    return "\n".join(_format(frames) or [_NOWHERE])
+    """The stack of another thread, that runs a handler."""
+    return format_frame(sys._current_frames().get(ident))
+
+
+def format_frame(frame: FrameType | None) -> str:
+    """The stack that ends with a frame."""
+    return "\n".join(_format(_outermost_first(frame)) or [_NOWHERE])
 
 
 def _frames_of_thread(ident: int) -> list[tuple[FrameType, int]]:

@@ -222,7 +222,7 @@ class MemoryWire(Wire):
     @property
     def watch(self) -> Watch | None:
         """The watch over the handler."""
-        return self._handler.watches[0] if self._handler.watches else None
+        return next(iter(self._handler.watches.values()), None)
 
     # The server's side
 
