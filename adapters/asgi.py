@@ -10,6 +10,7 @@ import asyncio
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 from functools import cached_property
+from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote
 
@@ -18,7 +19,7 @@ from unisock.handlers import prepare
 from unisock.handshake import Handshake
 from unisock.options import OptionsDict
 from unisock.paths import PathTemplate
-from unisock.transport import ConnectionLost, Disconnect, PullTransport
+from unisock.transport import ConnectionLost, Disconnect, Inbox, PullTransport
 
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
@@ -38,6 +39,11 @@ _COMPLETE = Capabilities()
 _GRANIAN = Capabilities(accept_headers=False, close_reason=False)
 # hypercorn 0.18: the code is always 1006, and there is no reason.
 _BEFORE_2_4 = Capabilities(close_code=False, close_reason=False)
+
+SERVERS: Mapping[str, Capabilities] = MappingProxyType(
+    {"uvicorn": _COMPLETE, "hypercorn": _BEFORE_2_4, "granian": _GRANIAN}
+)
+"""The same by name, to be told without a connection."""
 
 
 def capabilities_of(scope: Scope) -> Capabilities:
@@ -134,7 +140,17 @@ class ASGITransport(PullTransport):
         self._is_granian = _is_granian(handshake.scope)
         self._receive = receive
         self._asgi_send = send
-        self._send_lock = asyncio.Lock()
+        # One send at a time: whose, and what is set after it if others wait for that.
+        self._sender: asyncio.Task[Any] | None = None
+        self._sent: asyncio.Event | None = None
+        self._is_over = False
+        # How often the sender was cancelled when it was broken off.
+        self._broken_off: int | None = None
+
+    def start(self, inbox: Inbox) -> None:
+        """Read; and break off a send when the connection has ended."""
+        super().start(inbox)
+        inbox.call_on_end(self._on_end)
 
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """``websocket.accept``."""
@@ -174,9 +190,48 @@ class ASGITransport(PullTransport):
     async def send(self, data: str | bytes) -> None:
         """``websocket.send``."""
         key = "text" if isinstance(data, str) else "bytes"
-        # uvicorn 0.54 on `websockets` fails where two sends wait for the peer.
-        async with self._send_lock:
-            await self._translated({"type": "websocket.send", key: data})
+        # uvicorn 0.54 on `websockets` fails where two sends wait for the peer.  No
+        # asyncio.Lock, whose three coroutines cost more than all else here.
+        while self._sender is not None:
+            self._sent = self._sent or asyncio.Event()
+            await self._sent.wait()
+            if self._is_over:
+                raise ConnectionLost
+        self._sender = asyncio.current_task()
+        try:
+            await self._asgi_send({"type": "websocket.send", key: data})
+        except _LOST as exc:
+            raise ConnectionLost from exc
+        except asyncio.CancelledError as exc:
+            if not self._was_broken_off():
+                raise
+            raise ConnectionLost from exc
+        finally:
+            if self._broken_off is not None:
+                self._was_broken_off()  # the server has made something else of it
+            self._sender = None
+            if self._sent is not None:
+                self._sent.set()
+                self._sent = None
+
+    def _on_end(self) -> None:
+        """The peer has left, or the handler has: who waits for the peer to read waits for ever."""
+        self._is_over = True
+        if self._sender is not None:
+            # Servers that know of the end by now wake it by themselves.
+            loop = asyncio.get_running_loop()
+            loop.call_soon(loop.call_soon, self._break_off)
+
+    def _break_off(self) -> None:
+        if self._sender is not None:
+            self._broken_off = self._sender.cancelling()
+            self._sender.cancel()
+
+    def _was_broken_off(self) -> bool:
+        """Whether the cancellation that strikes is of `_break_off`, and of nobody else."""
+        before, self._broken_off = self._broken_off, None
+        assert self._sender is not None
+        return before is not None and self._sender.uncancel() <= before
 
     async def close(self, code: int, reason: str) -> None:
         """``websocket.close``."""

@@ -269,9 +269,9 @@ class GeventTransport(Transport):
 
     async def send(self, data: str | bytes) -> None:
         """Write a frame; wait first while too much is still to be written."""
-        while self._pending_size > _HIGH_WATER and not self._lost:
+        while self._pending_size > _HIGH_WATER and self._is_open():
             await self._until_written()
-        if self._lost or self._protocol.state is not State.OPEN:
+        if not self._is_open():
             raise ConnectionLost
         if isinstance(data, str):
             self._protocol.send_text(data.encode())
@@ -281,15 +281,19 @@ class GeventTransport(Transport):
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame; the peer has the close timeout to answer it."""
-        if self._lost or self._protocol.state is not State.OPEN:
+        if not self._is_open():
             raise ConnectionLost
         self._protocol.send_close(code, reason)
         self._flush()
         self._end_soon()
 
+    def _is_open(self) -> bool:
+        return not self._lost and self._protocol.state is State.OPEN
+
     def start(self, inbox: Inbox) -> None:
-        """Feed `inbox` from the request's greenlet."""
+        """Feed `inbox` from the request's greenlet; at its end wake the sends that wait."""
         self._inbox = inbox
+        inbox.call_on_end(self._written)
 
     async def stop(self) -> None:
         """The greenlet goes on until the closing handshake is over; see `read`."""

@@ -235,7 +235,8 @@ class WebSocket(Connection):
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
-        return _UntilDisconnect(self.receive)
+        # On an open connection what `receive` would call, without it.
+        return _UntilDisconnect(self._inbox.get if self._phase is _Phase.OPEN else self.receive)
 
     def iter_text(self) -> AsyncIterator[str]:
         """`receive_text` until the connection ends."""
@@ -268,18 +269,13 @@ class WebSocket(Connection):
             InvalidState: before `accept`.
             WebSocketDisconnect: the connection has ended.
         """
-        if isinstance(data, str):
-            await self.send_text(data)
-        else:
-            await self.send_bytes(data)
+        await self._send(_checked(data))
 
     async def send_text(self, data: str) -> None:
         """Send a text message; as `send`."""
         if not isinstance(data, str):
             raise TypeError(f"send_text() takes a str, not {type(data).__name__}")
-        if not data.isascii():
-            data.encode()  # servers disagree on lone surrogates: none is asked
-        await self._send(data)
+        await self._send(_checked(data))
 
     async def send_bytes(self, data: bytes | bytearray | memoryview) -> None:
         """Send a binary message; as `send`."""
@@ -534,6 +530,15 @@ class _WhileConnected:
                     raise
         if exc is None:
             raise WebSocketDisconnect(*self._inbox.ended)
+
+
+def _checked(data: str | bytes | bytearray | memoryview) -> str | bytes:
+    """What may be sent: `str` that UTF-8 can say, or bytes."""
+    if not isinstance(data, str):
+        return data if type(data) is bytes else _to_bytes(data, "send_bytes()")
+    if not data.isascii():
+        data.encode()  # servers disagree on lone surrogates: none is asked
+    return data
 
 
 def _to_bytes(data: object, what: str) -> bytes:

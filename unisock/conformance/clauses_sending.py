@@ -312,6 +312,23 @@ async def test_a_waiting_send_ends_when_the_peer_leaves(server: Server) -> None:
         assert await raw.journal("disconnected") == {"code": 1006, "reason": ""}
 
 
+@clause("5.4", "6.2")
+async def test_a_waiting_send_ends_when_the_peer_closes(server: Server) -> None:
+    """A close frame of a peer that does not read ends the send that waits for it."""
+    async with (
+        server.connect("/sending/watch/close") as watcher,
+        server.raw("/sending/flood/close") as raw,
+    ):
+        await until_blocked(watcher)
+        await raw.send_frame(8, (4001).to_bytes(2, "big") + b"bye")
+        told = [server.row.sees(4001, "bye")]
+        if server.row.without("unread_close"):
+            raw.reset()
+            told.append((1006, ""))
+        disconnected = await raw.journal("disconnected")
+        assert (disconnected["code"], disconnected["reason"]) in told
+
+
 @mounted("/sending/cancelled")
 async def cancel_sends(ws: WebSocket) -> None:
     """Cancel sends that wait for the peer, then send on."""
