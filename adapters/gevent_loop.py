@@ -168,11 +168,17 @@ class HubEventLoop(asyncio.SelectorEventLoop):
 
     Any greenlet of the same thread may call it: a callback that is scheduled
     from outside wakes it.  Files are watched by the hub.
+
+    Attributes:
+        greenlet: what runs it.
     """
+
+    greenlet: _LoopGreenlet
 
     def __init__(self, hub: gevent.hub.Hub) -> None:
         self._hub = hub
         self._hub_selector = _HubSelector(hub)
+        self._ended = False
         super().__init__(self._hub_selector)
 
     def call_soon(
@@ -200,13 +206,21 @@ class HubEventLoop(asyncio.SelectorEventLoop):
 
     def serve(self) -> None:
         """Run for ever; the body of the loop's greenlet."""
-        while True:
+        while not self._ended:
             try:
                 self.run_forever()
             except (KeyboardInterrupt, SystemExit) as exc:
                 # What a task raised to end the process, as under asyncio.run;
                 # the other connections' loop goes on until it ends.
                 self._hub.handle_system_error(type(exc), exc)
+        self.close()
+
+    def end(self) -> None:
+        """Cancel what still runs, let it see that, and close; `serve` returns soon."""
+        self._ended = True
+        for task in asyncio.all_tasks(self):
+            task.cancel()
+        self.call_soon(self.stop)
 
 
 _loops: WeakKeyDictionary[gevent.hub.Hub, HubEventLoop] = WeakKeyDictionary()
@@ -219,5 +233,15 @@ def hub_event_loop() -> HubEventLoop:
     if loop is None:
         loop = _loops[hub] = HubEventLoop(hub)
         # In a context of its own, lest it keep the first request's for ever.
-        contextvars.Context().run(_LoopGreenlet.spawn, loop.serve)
+        loop.greenlet = contextvars.Context().run(_LoopGreenlet.spawn, loop.serve)
     return loop
+
+
+def end_hub() -> None:
+    """End this thread's hub, and its loop; for a thread that ends before its process."""
+    hub = gevent.get_hub()
+    loop = _loops.pop(hub, None)
+    if loop is not None:
+        loop.end()
+        loop.greenlet.join()
+    hub.destroy(destroy_loop=True)
