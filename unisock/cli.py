@@ -1,4 +1,4 @@
-"""The command line: ``unisock serve MODULE:HANDLER --on FRAMEWORK``.
+"""The command line: ``unisock serve MODULE:HANDLER --on FRAMEWORK``, ``unisock doctor``.
 
 Whatever is wrong with the arguments is one line on stderr and exit status 2.
 """
@@ -13,14 +13,16 @@ import operator
 import os
 import signal
 import socket
+import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
+from contextlib import redirect_stdout
 from pathlib import Path
 from types import FrameType
 from typing import Any, NoReturn
 
-from . import __version__
+from . import __version__, doctor
 from .handlers import Handler, check_handler
 from .options import normalise_origin
 from .paths import PathTemplate
@@ -41,6 +43,26 @@ examples:
   unisock serve chat:room --on fastapi
   unisock serve chat:room --on all --path /rooms/{{room}} --port 9000
 """
+_DOCTOR = """\
+Tell what is installed and what each framework can do on each server, and warn
+of what is in the way.  With MODULE:APP that application is imported, and looked
+at too.  The exit status is 1 if there is a warning.
+"""
+# An application comes first, as where it is served: only so it is seen whether
+# gevent patches in time.  What it prints is not the report.
+_APP_FIRST = """\
+import signal, sys
+signal.signal(signal.SIGINT, signal.SIG_DFL)
+sys.path.insert(0, "")
+stdout, sys.stdout = sys.stdout, sys.stderr
+try:
+    __import__(sys.argv[-1].partition(":")[0])
+except (Exception, SystemExit):
+    pass  # it is told when it is tried again
+sys.stdout = stdout
+from unisock.cli import main
+sys.exit(main(["doctor", "--imported", *sys.argv[1:]]))
+"""
 
 
 def main(argv: Sequence[str] | None = None) -> int:
@@ -49,14 +71,14 @@ def main(argv: Sequence[str] | None = None) -> int:
     try:
         # Until a server handles them, both end the process without a word.
         _on_stop_signals(signal.default_int_handler)
-        _serve(args)
+        status: int = args.run(args)
     except ServeError as exc:
-        print(f"unisock serve: {exc}", file=sys.stderr)
+        print(f"unisock {args.command}: {exc}", file=sys.stderr)
         return exc.status
     except KeyboardInterrupt:
-        return 0
+        return 0 if args.command == "serve" else 130
     else:
-        return 0
+        return status
     finally:
         _on_stop_signals(signal.SIG_IGN)  # it is ending
 
@@ -66,7 +88,7 @@ def _on_stop_signals(action: Callable[[int, FrameType | None], Any] | signal.Han
         signal.signal(number, action)
 
 
-def _serve(args: argparse.Namespace) -> None:
+def _serve(args: argparse.Namespace) -> int:
     name = f"{args.on} " if args.worker else ""
     logging.basicConfig(
         level=args.log_level.upper(), format=f"{name}%(levelname)s %(name)s: %(message)s"
@@ -77,16 +99,17 @@ def _serve(args: argparse.Namespace) -> None:
     elif args.worker:
         listener, parent = _inherited(args.worker)
         with reporting(parent) as on_started:
-            prepare(args.on, _service(args))(listener, on_started)
+            prepare(args.on, _service(args)).run(listener, on_started)
     else:
-        run = prepare(args.on, _service(args))
+        server = prepare(args.on, _service(args))
         listener = bind(args.host, args.port)
         ports = {args.on: listener.getsockname()[1]}
-        run(listener, lambda: _tell(args, ports))
+        server.run(listener, lambda: _tell(args, ports))
+    return 0
 
 
 def _service(args: argparse.Namespace) -> Service:
-    return Service(load_handler(args.handler), args.path, _origins(args))
+    return Service(load_handler(args.handler), args.path, {"origins": _origins(args)})
 
 
 def _origins(args: argparse.Namespace) -> Any:
@@ -120,7 +143,17 @@ def _tell(args: argparse.Namespace, ports: dict[str, int]) -> None:
         print(f"{label}ws://{host}:{port}{args.path}", flush=True)
 
 
-# The handler
+def _doctor(args: argparse.Namespace) -> int:
+    if args.app and not args.imported:
+        options = ["--json"] if args.json else []
+        return subprocess.call([sys.executable, "-c", _APP_FIRST, *options, args.app])
+    with redirect_stdout(sys.stderr):
+        report = doctor.examine(args.app, _load(args.app) if args.app else None)
+    print(report.as_json() if args.json else report.as_text())
+    return 1 if report.warnings else 0
+
+
+# What is named
 
 
 def load_handler(spec: str) -> Handler:
@@ -129,6 +162,14 @@ def load_handler(spec: str) -> Handler:
     Raises:
         ServeError: there is none, or its module cannot be imported.
     """
+    handler = _load(spec)
+    try:
+        return check_handler(handler)
+    except TypeError as exc:
+        raise ServeError(f"{spec}: {exc}") from exc
+
+
+def _load(spec: str) -> Any:
     module_name, _, attribute = spec.partition(":")
     sys.path.insert(0, "")  # the current directory
     try:
@@ -136,11 +177,9 @@ def load_handler(spec: str) -> Handler:
     except (Exception, SystemExit) as exc:
         raise ServeError(_why_not_imported(exc, module_name)) from exc
     try:
-        return check_handler(operator.attrgetter(attribute)(module))
+        return operator.attrgetter(attribute)(module)
     except AttributeError as exc:
         raise ServeError(f"{spec}: {exc}{_suggestion(exc)}") from exc
-    except TypeError as exc:
-        raise ServeError(f"{spec}: {exc}") from exc
 
 
 def _why_not_imported(exc: BaseException, module_name: str) -> str:
@@ -179,7 +218,8 @@ class _Parser(argparse.ArgumentParser):
 def _parser() -> argparse.ArgumentParser:
     parser = _Parser(prog="unisock", description="One WebSocket handler for every framework.")
     parser.add_argument("--version", action="version", version=f"unisock {__version__}")
-    commands = parser.add_subparsers(metavar="COMMAND", required=True)
+    commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
+    _add_doctor(commands)
     serve = commands.add_parser(
         "serve",
         help="run a handler on a framework",
@@ -221,7 +261,20 @@ def _parser() -> argparse.ArgumentParser:
         help="default: %(default)s",
     )
     serve.add_argument("--worker", type=_descriptors, help=argparse.SUPPRESS)
+    serve.set_defaults(run=_serve)
     return parser
+
+
+def _add_doctor(commands: Any) -> None:
+    parser = commands.add_parser(
+        "doctor", help="tell what is installed, and what is in the way", description=_DOCTOR
+    )
+    parser.add_argument(
+        "app", metavar="MODULE:APP", nargs="?", type=_app_spec, help="an application to look at"
+    )
+    parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument("--imported", action="store_true", help=argparse.SUPPRESS)
+    parser.set_defaults(run=_doctor)
 
 
 def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
@@ -238,11 +291,22 @@ def _argument(check: Callable[[str], Any]) -> Callable[[str], Any]:
 
 @_argument
 def _spec(text: str) -> str:
-    module, colon, attribute = text.partition(":")
-    names = [*module.split("."), *attribute.split(".")]
-    if not colon or not all(name.isidentifier() for name in names):
+    if not _is_spec(text):
         raise ValueError(f"{text!r} is not MODULE:HANDLER: write it as chat:room or app.chat:room")
     return text
+
+
+@_argument
+def _app_spec(text: str) -> str:
+    if not _is_spec(text):
+        raise ValueError(f"{text!r} is not MODULE:APP: write it as app:app or shop.app:app")
+    return text
+
+
+def _is_spec(text: str) -> bool:
+    module, colon, attribute = text.partition(":")
+    names = [*module.split("."), *attribute.split(".")]
+    return bool(colon) and all(name.isidentifier() for name in names)
 
 
 @_argument

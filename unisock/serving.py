@@ -9,12 +9,17 @@ from __future__ import annotations
 import asyncio
 import errno
 import logging
+import math
 import signal
 import socket
+import threading
+from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping
-from dataclasses import dataclass
+from contextlib import suppress
+from dataclasses import dataclass, field
+from importlib.util import find_spec
 from types import MappingProxyType
-from typing import Any, Literal, TypeAlias
+from typing import Any
 
 from .handlers import Handler
 from .mounting import mount
@@ -42,11 +47,33 @@ class Service:
 
     handler: Handler
     path: str
-    origins: Iterable[str] | Literal["*"] | None
+    options: Mapping[str, Any] = field(default_factory=dict)
 
 
-Run: TypeAlias = Callable[[socket.socket, Callable[[], None]], None]
-"""Serve on a listening socket until SIGINT or SIGTERM; call back when it serves."""
+class AppServer(ABC):
+    """A framework's server with an application, to be run once.
+
+    Args:
+        app: the application.
+        grace: seconds that open connections have to end when it stops.
+    """
+
+    def __init__(self, app: Any, grace: float = GRACE) -> None:
+        self._app = app
+        self._grace = grace
+
+    @abstractmethod
+    def run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
+        """Serve until `stop`; in the main thread until SIGINT or SIGTERM too.
+
+        Args:
+            listener: a listening socket.
+            on_started: called when it serves.
+        """
+
+    @abstractmethod
+    def stop(self) -> None:
+        """End `run`, from any thread, as soon as it has called `on_started`."""
 
 
 def bind(host: str, port: int) -> socket.socket:
@@ -79,7 +106,7 @@ def _why_not_bound(exc: Exception, host: str, port: int) -> str:
             return f"cannot listen on {host}, port {port}: {exc}"
 
 
-def prepare(name: str, service: Service) -> Run:
+def prepare(name: str, service: Service, grace: float = GRACE) -> AppServer:
     """Import the framework `name` and its server, and put the service on them.
 
     Raises:
@@ -87,7 +114,7 @@ def prepare(name: str, service: Service) -> Run:
     """
     framework = FRAMEWORKS[name]
     try:
-        return framework.server(framework.app(service))
+        return framework.server(framework.app(service), grace)
     except ModuleNotFoundError as exc:
         raise ServeError(
             f"serving on {name} needs the package {exc.name}: pip install 'unisock[{name}]'"
@@ -100,7 +127,7 @@ def prepare(name: str, service: Service) -> Run:
 def _asgi(service: Service) -> Any:
     from .adapters.asgi import ASGIApp
 
-    return ASGIApp(service.handler, path=service.path, origins=service.origins)
+    return ASGIApp(service.handler, path=service.path, **service.options)
 
 
 def _starlette(service: Service) -> Any:
@@ -127,64 +154,95 @@ def _flask(service: Service) -> Any:
     return _mounted(Flask(__name__, static_folder=None), service)
 
 
+def _aiohttp(service: Service) -> Any:
+    from aiohttp.web import Application
+
+    return _mounted(Application(), service)
+
+
 def _mounted(app: Any, service: Service) -> Any:
-    mount(app, service.path, service.handler, origins=service.origins)
+    mount(app, service.path, service.handler, **service.options)
     return app
 
 
 # Servers
 
 
-def _uvicorn(app: Any) -> Run:
-    import uvicorn
+class _Uvicorn(AppServer):
+    def __init__(self, app: Any, grace: float = GRACE) -> None:
+        super().__init__(app, grace)
+        import uvicorn
 
-    class Server(uvicorn.Server):
-        on_started: Callable[[], None]
+        config = uvicorn.Config(
+            self._stoppable,
+            interface="asgi3",  # it does not see that of a method
+            log_config=None,
+            # uvicorn counts whole seconds
+            timeout_graceful_shutdown=math.ceil(grace),
+        )
+        config.load()
+        if config.ws_protocol_class is None:
+            raise ModuleNotFoundError(name="websockets")
+        self._server = uvicorn.Server(config)
 
-        async def startup(self, sockets: list[socket.socket] | None = None) -> None:
-            await super().startup(sockets)
-            self.on_started()
+    def run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
+        startup = self._server.startup
 
-    async def stoppable(scope: Any, receive: Any, send: Any) -> None:
+        async def start(sockets: list[socket.socket] | None = None) -> None:
+            await startup(sockets)
+            if self._server.started:  # not where the application's own startup failed
+                on_started()
+
+        self._server.startup = start  # type: ignore[method-assign]  # it has no hook for that
+        self._server.run([listener])
+
+    def stop(self) -> None:
+        self._server.should_exit = True
+
+    async def _stoppable(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            await app(scope, receive, send)
+            await self._app(scope, receive, send)
         except asyncio.CancelledError:
             # A handler that had not ended by itself; uvicorn would log it as
             # an error, with a traceback.
-            if not server.should_exit:
+            if not self._server.should_exit:
                 raise
 
-    config = uvicorn.Config(
-        stoppable, lifespan="off", log_config=None, timeout_graceful_shutdown=GRACE
-    )
-    config.load()
-    if config.ws_protocol_class is None:
-        raise ModuleNotFoundError(name="websockets")
-    server = Server(config)
 
-    def run(listener: socket.socket, on_started: Callable[[], None]) -> None:
-        server.on_started = on_started
-        server.run([listener])
+class _Gevent(AppServer):
+    _stop: Any
 
-    return run
+    def __init__(self, app: Any, grace: float = GRACE) -> None:
+        super().__init__(app, grace)
+        from gevent.pywsgi import WSGIServer
 
+        from .adapters.flask import WebSocketHandler
 
-def _gevent(app: Any) -> Run:
-    import gevent
-    from gevent.event import Event
-    from gevent.pywsgi import WSGIServer
+        self._server_class = WSGIServer
+        self._handler_class = WebSocketHandler
 
-    from .adapters.flask import WebSocketHandler
+    def run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
+        try:
+            self._run(listener, on_started)
+        finally:
+            if threading.current_thread() is not threading.main_thread():
+                from .adapters.gevent_loop import end_hub
 
-    logger = logging.getLogger("gevent.pywsgi")
+                end_hub()  # a hub holds descriptors until it is told to end
 
-    def run(listener: socket.socket, on_started: Callable[[], None]) -> None:
-        server = WSGIServer(
-            listener, app, handler_class=WebSocketHandler, log=logger, error_log=logger
+    def _run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
+        import gevent
+        from gevent.event import Event
+
+        logger = logging.getLogger("gevent.pywsgi")
+        server = self._server_class(
+            listener, self._app, handler_class=self._handler_class, log=logger, error_log=logger
         )
-        server.stop_timeout = GRACE
+        server.stop_timeout = self._grace
         stopping = Event()
-        watchers = [gevent.signal_handler(each, stopping.set) for each in STOP_SIGNALS]
+        self._stop = gevent.get_hub().loop.async_()  # what another thread may wake a hub with
+        self._stop.start(stopping.set)
+        watchers = [gevent.signal_handler(each, stopping.set) for each in _signals()]
         server.start()
         on_started()
         stopping.wait()
@@ -193,25 +251,84 @@ def _gevent(app: Any) -> Run:
         # and a second Ctrl-C kills what is ending.
         for watcher in watchers:
             watcher.cancel()
+        self._stop.close()
 
-    return run
+    def stop(self) -> None:
+        self._stop.send()
+
+
+class _Aiohttp(AppServer):
+    _loop: asyncio.AbstractEventLoop
+    _stopping: asyncio.Event
+
+    def __init__(self, app: Any, grace: float = GRACE) -> None:
+        super().__init__(app, grace)
+        from aiohttp.web import AppRunner, SockSite
+
+        # It waits so long for handlers to end, and once more when they are cancelled.
+        self._runner = AppRunner(app, shutdown_timeout=grace / 2)
+        self._site_class = SockSite
+
+    def run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
+        # A second signal has cancelled it.
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._serve(listener, on_started))
+
+    def stop(self) -> None:
+        with suppress(RuntimeError):  # it has ended already
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    async def _serve(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        task = asyncio.current_task()
+        assert task is not None
+        for number in _signals():
+            self._loop.add_signal_handler(number, self._on_signal, task)
+        await self._runner.setup()
+        try:
+            await self._site_class(self._runner, listener).start()
+            on_started()
+            await self._stopping.wait()
+        finally:
+            await self._runner.cleanup()
+
+    def _on_signal(self, task: asyncio.Task[None]) -> None:
+        if self._stopping.is_set():
+            task.cancel()
+        self._stopping.set()
+
+
+def _signals() -> Iterable[signal.Signals]:
+    return STOP_SIGNALS if threading.current_thread() is threading.main_thread() else ()
 
 
 @dataclass(frozen=True, slots=True)
 class Framework:
-    """How an application with the service on it is made, and what serves that."""
+    """How an application with the service on it is made, and what serves that.
+
+    Attributes:
+        app: makes the application.
+        server: makes its server, of the application and a grace.
+        packages: what both import.
+    """
 
     app: Callable[[Service], Any]
-    server: Callable[[Any], Run]
+    server: Callable[[Any, float], AppServer]
+    packages: tuple[str, ...]
+
+    def is_installed(self) -> bool:
+        """Whether all of it can be imported."""
+        return all(find_spec(package) for package in self.packages)
 
 
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     {
-        "asgi": Framework(_asgi, _uvicorn),
-        "starlette": Framework(_starlette, _uvicorn),
-        "fastapi": Framework(_fastapi, _uvicorn),
-        "falcon": Framework(_falcon, _uvicorn),
-        "flask": Framework(_flask, _gevent),
+        "asgi": Framework(_asgi, _Uvicorn, ("uvicorn",)),
+        "starlette": Framework(_starlette, _Uvicorn, ("starlette", "uvicorn")),
+        "fastapi": Framework(_fastapi, _Uvicorn, ("fastapi", "uvicorn")),
+        "falcon": Framework(_falcon, _Uvicorn, ("falcon", "uvicorn")),
+        "flask": Framework(_flask, _Gevent, ("flask", "gevent", "geventwebsocket")),
+        "aiohttp": Framework(_aiohttp, _Aiohttp, ("aiohttp",)),
     }
 )
 """The frameworks by name; ``--on all`` counts their ports in this order."""

@@ -1,95 +1,38 @@
-"""A connection in memory: the transport that the core's own tests run on.
+"""A connection in memory for tests that look behind the peer.
 
-The test is the peer and the framework at once: it says what comes, sees what
-goes, and breaks things at the moment it chooses.
+What a peer can see is tested with `unisock.testing.connect`.  Here the test is the
+framework as well: it sees each call of a verb, and breaks things at the moment it
+chooses.
 """
 
 from __future__ import annotations
 
 import asyncio
-from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+import types
+from collections.abc import Awaitable, Callable, Generator
 from typing import Any, TypeVar, cast
 
-from unisock import Address, Capabilities, Handler, UnisockError, WebSocket
+import pytest
+
+from unisock import Capabilities, Handler, UnisockError, WebSocket
 from unisock.handlers import prepare
-from unisock.handshake import Handshake
 from unisock.options import OptionsDict
-from unisock.transport import ConnectionLost, Disconnect, PullTransport, Transport
+from unisock.testing import ConnectionRejected, connect
+from unisock.testing.wires import MemoryHandshake
+from unisock.transport import ConnectionLost, Disconnect, Inbox, PullTransport, Transport
 
 T = TypeVar("T")
 
-CLIENT = Address("192.0.2.1", 50000)
 
+def rejection(handler: Any, *args: Any, **options: Any) -> list[tuple[object, ...]]:
+    """What a peer gets instead of a connection, in the form of `MemoryTransport.sent`.
 
-class MemoryHandshake(Handshake):
-    """A handshake made of plain values."""
-
-    def __init__(
-        self,
-        *,
-        scheme: str = "ws",
-        raw_path: str = "/",
-        query_string: str = "",
-        raw_headers: Iterable[tuple[str, str]] = (("Host", "app.example"),),
-        path_params: Mapping[str, Any] | None = None,
-        client: Address | None = CLIENT,
-        request: Any = None,
-    ) -> None:
-        self._scheme = scheme
-        self._raw_path = raw_path
-        self._query_string = query_string
-        self._raw_headers = raw_headers
-        self._path_params = path_params or {}
-        self._client = client
-        self._request = request
-
-    @property
-    def scheme(self) -> str:
-        """As given."""
-        return self._scheme
-
-    @property
-    def raw_path(self) -> str:
-        """As given."""
-        return self._raw_path
-
-    @property
-    def query_string(self) -> str:
-        """As given."""
-        return self._query_string
-
-    @property
-    def raw_headers(self) -> Iterable[tuple[str, str]]:
-        """As given."""
-        return self._raw_headers
-
-    @property
-    def path_params(self) -> Mapping[str, Any]:
-        """As given."""
-        return self._path_params
-
-    @property
-    def client(self) -> Address | None:
-        """As given."""
-        return self._client
-
-    @property
-    def request(self) -> Any:
-        """As given."""
-        return self._request
-
-
-class StatefulHandshake(MemoryHandshake):
-    """A handshake whose framework keeps something for the request."""
-
-    def __init__(self, kept: MutableMapping[str, Any]) -> None:
-        super().__init__()
-        self.kept = kept
-
-    @property
-    def framework_state(self) -> MutableMapping[str, Any]:
-        """What the framework keeps."""
-        return self.kept
+    Takes what `connect` does.
+    """
+    with pytest.raises(ConnectionRejected) as caught, connect(handler, *args, **options):
+        pass
+    answer = caught.value
+    return [("reject", answer.status_code, answer.body, list(answer.headers.items()))]
 
 
 class FrameworkError(Exception):
@@ -106,7 +49,8 @@ class MemoryTransport(PullTransport):
         blocked: set while something waits for `flowing`.
         accepting: accepts and rejections wait until it is set.
         failure: what a verb raises instead of doing its work.
-        reading: whether `receive` has been called and waits.
+        received: how many messages have been read.
+        inbox: where they are put, once it has started.
     """
 
     def __init__(
@@ -127,6 +71,24 @@ class MemoryTransport(PullTransport):
         self.failure: Exception | None = None
         self.translations: dict[type[Exception], UnisockError | Exception] = {}
         self.received = 0
+        self.inbox: Inbox | None = None
+        self._change = asyncio.Event()
+
+    # What the test waits for
+
+    async def until(self, condition: Callable[[], object]) -> None:
+        """Wait until what is sent, read or waited for makes `condition` true."""
+        async with asyncio.timeout(10):
+            while not condition():
+                await self._change.wait()
+
+    async def has_sent(self, count: int = 1) -> None:
+        """Wait until so much has gone out, `accept` included."""
+        await self.until(lambda: len(self.sent) >= count)
+
+    def _changed(self) -> None:
+        self._change.set()
+        self._change = asyncio.Event()
 
     # The peer
 
@@ -147,30 +109,43 @@ class MemoryTransport(PullTransport):
 
     # The framework
 
+    def start(self, inbox: Inbox) -> None:
+        """Read, and note who begins to wait for a message or the end."""
+        create_waiter = inbox._create_waiter
+
+        def create() -> Any:
+            self._changed()
+            return create_waiter()
+
+        inbox._create_waiter = create
+        self.inbox = inbox
+        super().start(inbox)
+
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """Record it."""
         await self._pass(self.accepting)
-        self.sent.append(("accept", subprotocol, headers))
+        self._note("accept", subprotocol, headers)
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Record it."""
         await self._pass(self.accepting)
-        self.sent.append(("reject", status_code, body, headers))
+        self._note("reject", status_code, body, headers)
 
     async def send(self, data: str | bytes) -> None:
         """Record it."""
         await self._pass(self.flowing)
-        self.sent.append(("send", data))
+        self._note("send", data)
 
     async def close(self, code: int, reason: str) -> None:
         """Record it."""
         await self._pass(self.flowing)
-        self.sent.append(("close", code, reason))
+        self._note("close", code, reason)
 
     async def receive(self) -> str | bytes | Disconnect:
         """What the peer has sent."""
         message = await self.incoming.get()
         self.received += 1
+        self._changed()
         if isinstance(message, Exception):
             raise message
         return message
@@ -181,6 +156,10 @@ class MemoryTransport(PullTransport):
         if translation is not None and not isinstance(translation, UnisockError):
             raise translation
         return translation or super().translate(exc)
+
+    def _note(self, *verb: object) -> None:
+        self.sent.append(verb)
+        self._changed()
 
     async def _pass(self, gate: asyncio.Event) -> None:
         if not gate.is_set():
@@ -269,19 +248,14 @@ def with_websocket(
     return results[0]
 
 
+@types.coroutine
+def turn() -> Generator[None]:
+    """Let the others run for one pass of the event loop."""
+    yield
+
+
 async def settle() -> None:
     """Let every task run until all of them wait."""
-    loop = asyncio.get_running_loop()
-    # A pass of the loop runs what was ready when it began; a chain of wake-ups
-    # in these tests is a handful of passes long.
-    for _ in range(20):
-        idle = loop.create_future()
-        loop.call_soon(idle.set_result, None)
-        await idle
-
-
-async def until(condition: Callable[[], object]) -> None:
-    """Wait until another thread has made `condition` true."""
-    async with asyncio.timeout(10):
-        while not condition():
-            await asyncio.sleep(0.001)
+    # A chain of wake-ups in these tests is a handful of passes long.
+    for _ in range(40):
+        await turn()

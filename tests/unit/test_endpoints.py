@@ -17,11 +17,12 @@ from pydantic import BaseModel
 
 from tests.unit.memory import (
     FrameworkError,
-    MemoryHandshake,
     MemoryTransport,
     Running,
+    rejection,
     serve,
     settle,
+    turn,
     without_accept,
 )
 from unisock import (
@@ -35,6 +36,8 @@ from unisock import (
     WebSocketException,
     on_message,
 )
+from unisock.handlers import prepare
+from unisock.testing import connect
 from unisock.transport import Disconnect, HTTPError, HTTPResponse
 
 T = TypeVar("T")
@@ -156,13 +159,11 @@ class TestHooks:
     def test_the_life_of_a_connection(self) -> None:
         endpoint = recorder()
 
-        async def main() -> Sent:
-            transport = MemoryTransport()
-            transport.peer_sends("a", b"b", "")
-            transport.peer_leaves(4001, "bye")
-            return await Running(endpoint, transport).end()
-
-        assert asyncio.run(main()) == []
+        with connect(endpoint) as peer:
+            for message in ("a", b"b", ""):
+                peer.send(message)
+            peer.close(4001, "bye")
+            assert list(peer) == []
         assert endpoint.log == [
             ("connect",),
             ("receive", "a"),
@@ -202,14 +203,12 @@ class TestHooks:
                     await gate.wait()
                     log.append(f"{data} ends")
 
-            transport = MemoryTransport()
-            transport.peer_sends("a", "b")
-            running = Running(Endpoint, transport)
-            await settle()
-            assert log == ["a begins"]
-            gate.set()
-            transport.peer_leaves()
-            await running.end()
+            async with connect(Endpoint) as peer:
+                await peer.send("a")
+                await peer.send("b")
+                await settle()
+                assert log == ["a begins"]
+                gate.set()
             assert log == ["a begins", "a ends", "b begins", "b ends"]
 
         asyncio.run(main())
@@ -227,13 +226,11 @@ class TestHooks:
                 self.received.append(data)
 
         async def main() -> None:
-            transports = [MemoryTransport(), MemoryTransport()]
-            running = [Running(Endpoint, transport) for transport in transports]
-            for name, transport in zip("ab", transports, strict=True):
-                transport.peer_sends(name, name)
-                transport.peer_leaves()
-            for each in running:
-                await each.end()
+            mounted = prepare(Endpoint, {})
+            async with connect(mounted) as one, connect(mounted) as other:
+                for _ in range(2):
+                    await one.send("a")
+                    await other.send("b")
 
         asyncio.run(main())
         assert [instance.received for instance in instances] == [["a", "a"], ["b", "b"]]
@@ -246,18 +243,17 @@ class TestHooks:
                 await ws.accept(headers={"x-room": str(ws.path_params["room"])})
                 await ws.close(4000)
 
-        handshake = MemoryHandshake(path_params={"room": 7})
-        sent = serve(Endpoint, handshake=handshake).sent
-        assert sent == [("accept", None, [("x-room", "7")]), ("close", 4000, "")]
+        with connect(Endpoint, "/rooms/7", path="/rooms/{room:int}") as peer:
+            assert dict(peer.accepted_headers) == {"x-room": "7"}
+            assert peer.wait_closed() == (4000, "")
 
     def test_an_origin_that_is_not_allowed_creates_none(self) -> None:
         class Endpoint(WebSocketEndpoint):
             def __init__(self) -> None:
                 raise AssertionError
 
-        headers = [("Host", "app.example"), ("Origin", "http://evil.example")]
-        (sent,) = serve(Endpoint, handshake=MemoryHandshake(raw_headers=headers)).sent
-        assert sent[:2] == ("reject", 403)
+        (answer,) = rejection(Endpoint, headers={"Origin": "http://evil.example"})
+        assert answer[:2] == ("reject", 403)
 
     def test_hooks_may_have_any_names_for_their_parameters(self) -> None:
         class Endpoint(WebSocketEndpoint):
@@ -270,14 +266,10 @@ class TestHooks:
             async def on_disconnect(self, *args: Any) -> None:
                 assert args[1] == 1001
 
-        async def main() -> None:
-            transport = MemoryTransport()
-            transport.peer_sends("a")
-            transport.peer_leaves(1001)
-            running = Running(Endpoint, transport)
-            assert await running.end() in ([("send", "a")], [])
-
-        asyncio.run(main())
+        with connect(Endpoint) as peer:
+            peer.send("a")
+            assert peer.receive() == "a"
+            peer.close(1001)
 
     def test_the_disconnect_cancels_no_hook(self) -> None:
         """What is under way goes on to its end, and messages that came before are delivered."""
@@ -293,14 +285,13 @@ class TestHooks:
                         await gate.wait()
                     await super().on_receive(ws, data)
 
-            transport = MemoryTransport()
-            transport.peer_sends("a", "b")
-            transport.peer_leaves(4005)
-            running = Running(Slow, transport)
-            await settle()
-            assert endpoint.log == [("connect",)]
-            gate.set()
-            await running.end()
+            async with connect(Slow) as peer:
+                await peer.send("a")
+                await peer.send("b")
+                await peer.close(4005)
+                await settle()
+                assert endpoint.log == [("connect",)]
+                gate.set()
             assert endpoint.log[1:] == [("receive", "a"), ("receive", "b"), ("disconnect", 4005)]
 
         asyncio.run(main())
@@ -332,13 +323,9 @@ class TestHooks:
             async def on_receive(self, ws: WebSocket, data: Any, /) -> None:
                 await super().on_receive(ws, (data, await ws.receive_text()))
 
-        async def main() -> None:
-            transport = MemoryTransport()
-            transport.peer_sends("a", "b", "c", "d")
-            transport.peer_leaves()
-            await Running(Pairs, transport).end()
-
-        asyncio.run(main())
+        with connect(Pairs) as peer:
+            for message in "abcd":
+                peer.send(message)
         assert endpoint.log[1:3] == [("receive", ("a", "b")), ("receive", ("c", "d"))]
 
 
@@ -367,13 +354,8 @@ class TestEncoding:
 
         endpoint = type("Endpoint", (form,), {"encoding": encoding, "on_receive": on_receive})
 
-        async def main() -> None:
-            transport = MemoryTransport()
-            transport.peer_sends(message)
-            transport.peer_leaves()
-            await Running(endpoint, transport).end()
-
-        asyncio.run(main())
+        with connect(endpoint) as peer:
+            peer.send(message)
         assert got == [data]
         assert type(got[0]) is type(data)
 
@@ -426,7 +408,9 @@ class TestEncoding:
                 got.append(data)
                 await super().on_receive(ws, data)
 
-        assert without_accept(serve(Endpoint, "1", json=codec)) == [("close", 4000, "")]
+        with connect(Endpoint, json=codec) as peer:
+            peer.send("1")
+            assert peer.wait_closed() == (4000, "")
         assert (got, codec.loaded) == ([1], ["1"])
 
     @pytest.mark.parametrize("encoding", ["str", "TEXT", "", 0, False, b"text", ["json"], "jsons"])
@@ -441,7 +425,9 @@ class TestEncoding:
         overrides = type("Overrides", (text,), {"log": [], "encoding": "json"})
         for endpoint, message, data in ((inherits, "1", "1"), (overrides, "1", 1)):
             endpoint.on_receive = _then_close(endpoint.on_receive)  # type: ignore[attr-defined]
-            serve(endpoint, message)
+            with connect(endpoint) as peer:
+                peer.send(message)
+                assert peer.wait_closed() == (4000, "")
             assert endpoint.log[1] == ("receive", data)  # type: ignore[attr-defined]
 
 
@@ -639,7 +625,9 @@ class TestClassCreation:
                 await ws.send_json(sum(data))
                 await ws.close(4000)
 
-        assert without_accept(serve(Child, "[1,2]"))[0] == ("send", "3")
+        with connect(Child) as peer:
+            peer.send_json([1, 2])
+            assert peer.receive_json() == 3
 
     def test_arguments_of_the_class_go_on(self) -> None:
         class Base(WebSocketEndpoint):
@@ -687,7 +675,9 @@ class TestInheritance:
                 log.append(f"child {data}")
                 await super().on_receive(ws, data)
 
-        assert without_accept(serve(Child, "a")) == [("close", 4000, "")]
+        with connect(Child) as peer:
+            peer.send("a")
+            assert peer.wait_closed() == (4000, "")
         assert log == ["mixin", "child a", "base a"]
 
     def test_methods_of_on_message(self) -> None:
@@ -721,7 +711,10 @@ class TestInheritance:
                 self.log.append(("child's leave",))
                 await super().leave(ws, message)
 
-        assert without_accept(serve(Child, JOIN, SAY, LEAVE)) == [("close", 4000, "")]
+        with connect(Child) as peer:
+            for message in (JOIN, SAY, LEAVE):
+                peer.send(message)
+            assert peer.wait_closed() == (4000, "")
         assert Child.log == [
             ("connect",),
             ("mixin's join", "lobby"),
@@ -752,7 +745,9 @@ class TestInheritance:
                 self.log.append(("join", message))
                 await ws.close(4000)
 
-        serve(Child, '{"type":"join","room":7}')
+        with connect(Child) as peer:
+            peer.send_json({"type": "join", "room": 7})
+            assert peer.wait_closed() == (4000, "")
         assert Child.log[1:] == [("join", Join2(7)), ("disconnect", 4000)]
 
     def test_bases_are_left_as_they_were(self) -> None:
@@ -798,13 +793,9 @@ class TestTypedMessages:
     ) -> None:
         endpoint = recorder(message_type=type_, encoding=encoding)
 
-        async def main() -> None:
-            transport = MemoryTransport()
-            transport.peer_sends(message, message.encode())
-            transport.peer_leaves()
-            await Running(endpoint, transport).end()
-
-        asyncio.run(main())
+        with connect(endpoint) as peer:
+            peer.send_text(message)
+            peer.send_bytes(message.encode())
         assert endpoint.log[1:-1] == [("receive", data)] * 2
         assert type(endpoint.log[1][1]) is type(data)
 
@@ -833,9 +824,11 @@ class TestTypedMessages:
         caplog: pytest.LogCaptureFixture,
     ) -> None:
         endpoint = recorder(**attributes)
-        (sent,) = without_accept(serve(endpoint, message))
-        assert sent[:2] == ("close", 1007)
-        assert str(sent[2]).startswith(reason)
+        with connect(endpoint) as peer:
+            peer.send(message)
+            code, text = peer.wait_closed()
+        assert code == 1007
+        assert text.startswith(reason)
         assert endpoint.log == [("connect",), ("disconnect", 1007)]
         assert [record.levelname for record in caplog.records] == ["WARNING"]
 
@@ -869,15 +862,17 @@ class TestOnMessage:
                 await ws.send_json(message)
                 await ws.close(4000)
 
-        transport = serve(Chat, JOIN, SAY.encode(), json=codec)
+        with connect(Chat, json=codec) as peer:
+            peer.send_text(JOIN)
+            peer.send_bytes(SAY.encode())
+            assert peer.receive_json() == json.loads(SAY)
+            assert peer.wait_closed() == (4000, "")
         joined = {"type": "join", "room": "lobby"}
         assert Chat.log[1:] == [
             ("join", joined if join_type is JoinDict else join_type(room="lobby")),
             ("say", say_type(text="hello")),
             ("disconnect", 4000),
         ]
-        sent = transport.sent[1]
-        assert json.loads(str(sent[1])) == json.loads(SAY)
         assert codec is None or codec.loaded[-2:] == [JOIN, SAY.encode()]
 
     def test_a_union_is_each_of_its_members(self) -> None:
@@ -913,7 +908,10 @@ class TestOnMessage:
             async def leave(self, ws: WebSocket, message: Leave) -> None:
                 await ws.close(4000)
 
-        serve(Chat, JOIN, SAY, LEAVE)
+        with connect(Chat) as peer:
+            for message in (JOIN, SAY, LEAVE):
+                peer.send(message)
+            assert peer.wait_closed() == (4000, "")
         assert Chat.log[1:-1] == [("both", Join("lobby")), ("both", Say("hello"))]
 
     def test_a_decorator_around_it(self) -> None:
@@ -934,7 +932,9 @@ class TestOnMessage:
                 self.log.append(("join",))
                 await ws.close(4000)
 
-        serve(Chat, JOIN)
+        with connect(Chat) as peer:
+            peer.send(JOIN)
+            assert peer.wait_closed() == (4000, "")
         assert Chat.log[1:3] == [("decorator",), ("join",)]
 
     def test_it_returns_the_method_itself(self) -> None:
@@ -959,14 +959,13 @@ class TestOnMessage:
                 async def say(self, ws: WebSocket, message: Say) -> None:
                     log.append("say")
 
-            transport = MemoryTransport()
-            transport.peer_sends(JOIN, SAY)
-            transport.peer_leaves()
-            running = Running(Chat, transport)
-            await settle()
-            assert log == ["join begins"]
-            gate.set()
-            await running.end()
+            async with connect(Chat) as peer:
+                await peer.send(JOIN)
+                await peer.send(SAY)
+                await peer.close()
+                await settle()
+                assert log == ["join begins"]
+                gate.set()
             assert log == ["join begins", "join ends", "say"]
 
         asyncio.run(main())
@@ -987,9 +986,9 @@ class TestUnknownMessage:
         self, form: Any, attributes: dict[str, Any], caplog: pytest.LogCaptureFixture
     ) -> None:
         endpoint = type("Chat", (form,), attributes)
-        assert without_accept(serve(endpoint, SHOUT)) == [
-            ("close", 1003, "unknown kind of message")
-        ]
+        with connect(endpoint) as peer:
+            peer.send(SHOUT)
+            assert peer.wait_closed() == (1003, "unknown kind of message")
         assert not caplog.records
 
     @pytest.mark.parametrize("codec", [None, json])
@@ -1002,7 +1001,10 @@ class TestUnknownMessage:
                 if message["type"] == "last":
                     await ws.close(4000)
 
-        serve(Chat, SHOUT, JOIN.encode(), '{"type":"last","deep":{"a":[1]}}', json=codec)
+        with connect(Chat, json=codec) as peer:
+            for message in (SHOUT, JOIN.encode(), '{"type":"last","deep":{"a":[1]}}'):
+                peer.send(message)
+            assert peer.wait_closed() == (4000, "")
         assert endpoint.log[1:] == [
             ("unknown", {"type": "shout", "text": "HELLO"}),
             ("method", Join("lobby")),
@@ -1045,22 +1047,17 @@ class TestSocketView:
             async def join(self, message: Join) -> None:
                 log.append(("join", message))
 
-        handshake = MemoryHandshake(
-            raw_headers=[("Host", "app.example"), ("Sec-WebSocket-Protocol", "chat")]
-        )
-
-        async def main() -> None:
-            transport = MemoryTransport(handshake)
-            transport.peer_sends("a")
-            transport.peer_leaves(1001)
-            await Running(View, transport).end()
-            assert transport.sent[0] == ("accept", "chat", [])
-
-        asyncio.run(main())
+        with connect(View, subprotocols=["chat"]) as peer:
+            assert peer.accepted_subprotocol == "chat"
+            peer.send("a")
+            assert peer.receive() == "a"
+            peer.close(1001)
         assert log == [("connect",), ("receive", "a"), ("disconnect", 1001)]
         log.clear()
-        sent = serve(Chat, JOIN, SHOUT, handshake=handshake).sent
-        assert sent == [("accept", "chat", []), ("close", 4000, "")]
+        with connect(Chat, subprotocols=["chat"]) as peer:
+            peer.send(JOIN)
+            peer.send(SHOUT)
+            assert peer.wait_closed() == (4000, "")
         assert log == [
             ("connect",),
             ("join", Join("lobby")),
@@ -1240,15 +1237,11 @@ class TestOnDisconnect:
     @pytest.mark.parametrize("code", [1000, 1001, 1005, 1006, 1009, 4999])
     def test_the_peers_code(self, code: int) -> None:
         endpoint = recorder()
-
-        async def main() -> None:
-            transport = MemoryTransport()
-            running = Running(endpoint, transport)
-            await settle()
-            transport.peer_leaves(code)
-            assert await running.end() == []
-
-        asyncio.run(main())
+        with connect(endpoint) as peer:
+            if code == 1006:
+                peer.vanish()
+            else:
+                peer.close(None if code == 1005 else code)
         assert endpoint.log == [("connect",), ("disconnect", code)]
 
     def test_the_code_and_the_reason_can_be_read(self) -> None:
@@ -1262,12 +1255,8 @@ class TestOnDisconnect:
                         await call
                 await ws.close(4002)  # a no-op, as ever
 
-        async def main() -> None:
-            transport = MemoryTransport()
-            transport.peer_leaves(4001, "bye")
-            assert await Running(Endpoint, transport).end() == []
-
-        asyncio.run(main())
+        with connect(Endpoint) as peer:
+            peer.close(4001, "bye")
         assert seen == [True, 4001, "bye"]
 
     @pytest.mark.parametrize(
@@ -1302,7 +1291,7 @@ class TestOnDisconnect:
                 elif how == "close":
                     await ws.close(4000)
 
-        assert serve(Endpoint, "never seen").sent == sent
+        assert rejection(Endpoint) == sent
         assert Endpoint.log == [("connect",), ("disconnect", 1006)]
         warnings = [record.getMessage() for record in caplog.records]
         assert len(warnings) == (how == "nothing")
@@ -1327,7 +1316,10 @@ class TestOnDisconnect:
 
     def test_an_oversize_message(self) -> None:
         endpoint = recorder()
-        assert serve(endpoint, "x" * 11, max_message_size=10).sent[1][:2] == ("close", 1009)
+        with connect(endpoint, max_message_size=10) as peer:
+            peer.send("x" * 11)
+            peer.wait_closed()
+        assert peer.close_code == 1009
         assert endpoint.log == [("connect",), ("disconnect", 1009)]
 
     def test_a_connection_that_is_lost_while_sending(self, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -1426,7 +1418,7 @@ class TestOnDisconnect:
                 async def on_disconnect(self, ws: WebSocket, close_code: int, /) -> None:
                     await settle()
                     async with asyncio.timeout(10):
-                        await asyncio.sleep(0)
+                        await turn()
                     log.append("all of it")
 
             running = Running(Endpoint, MemoryTransport())
@@ -1443,7 +1435,7 @@ class TestOnDisconnect:
 
         class Endpoint(endpoint):  # type: ignore[valid-type,misc]  # made at run time
             async def on_receive(self, ws: WebSocket, data: Any, /) -> None:
-                child = asyncio.create_task(asyncio.sleep(3600))
+                child = asyncio.create_task(asyncio.Event().wait())
                 child.cancel()
                 await child
 
@@ -1474,14 +1466,14 @@ class TestOnDisconnect:
             async def on_connect(self, ws: WebSocket, /) -> None:
                 await ws.accept()
                 ws.start_soon(self.beside)
-                await asyncio.sleep(0)
+                await turn()
                 raise WebSocketException(4000)
 
             async def beside(self) -> None:
                 try:
                     await asyncio.Event().wait()
                 finally:
-                    await asyncio.sleep(0)
+                    await turn()
                     order.append("task ended")
 
             async def on_disconnect(self, ws: WebSocket, close_code: int, /) -> None:
@@ -1500,8 +1492,10 @@ class TestOnDisconnect:
 
         class Endpoint(endpoint):  # type: ignore[valid-type,misc]  # made at run time
             async def on_receive(self, ws: WebSocket, data: Any, /) -> None:
-                ws._transport.flowing.clear()  # type: ignore[attr-defined]  # in memory
                 raise WebSocketException(4000)
 
-        assert without_accept(serve(Endpoint, "a", close_timeout=0.001)) == []
+        with connect(Endpoint, close_timeout=0.001) as peer:
+            peer.pause_reading()
+            peer.send("a")
+            assert peer.wait_closed() == (1006, "")
         assert endpoint.log == [("connect",), ("disconnect", 4000)]

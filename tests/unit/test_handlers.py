@@ -12,6 +12,7 @@ import pytest
 from tests.unit.memory import serve
 from unisock import SocketView, SyncWebSocket, WebSocket, WebSocketEndpoint
 from unisock.handlers import check_handler, prepare
+from unisock.testing import ConnectionRejected, connect
 
 
 async def asynchronous(ws: WebSocket) -> None:
@@ -244,7 +245,9 @@ class TestPrepare:
     @pytest.mark.parametrize("handler", PLAIN)
     def test_a_plain_function_blocks(self, handler: Any) -> None:
         assert prepare(handler, {}).blocks
-        assert serve(handler).sent == [("accept", None, []), ("close", 1000, "")]
+        with connect(handler) as peer:
+            assert (peer.accepted_subprotocol, dict(peer.accepted_headers)) == (None, {})
+            assert peer.wait_closed() == (1000, "")
 
     @pytest.mark.parametrize("handler", ENDPOINTS)
     def test_an_endpoint_runs_on_the_loop(self, handler: Any) -> None:
@@ -288,6 +291,8 @@ class TestPrepare:
     def test_the_log_names_it(
         self, handler: Any, name: str, caplog: pytest.LogCaptureFixture
     ) -> None:
-        serve(handler)
+        with pytest.raises(ConnectionRejected) as caught, connect(handler):
+            pass
         (record,) = caplog.records
         assert f"handler {name} returned without accept()" in record.getMessage()
+        assert record.getMessage() in str(caught.value)

@@ -6,9 +6,9 @@ import copy
 
 import pytest
 
-from tests.unit.memory import MemoryHandshake, StatefulHandshake
 from unisock import URL, Address, State
 from unisock.handshake import check_headers
+from unisock.testing.wires import MemoryHandshake
 
 
 def cookies(*headers: str) -> dict[str, str]:
@@ -184,10 +184,11 @@ class TestState:
         assert copy.deepcopy(state).user == "ada"
 
     def test_it_lies_over_what_the_framework_keeps(self) -> None:
-        handshake = StatefulHandshake({"user": "ada"})
+        kept = {"user": "ada"}
+        handshake = MemoryHandshake(framework_state=kept)
         assert handshake.state.user == "ada"
         handshake.state.user = "eve"
-        assert handshake.kept == {"user": "eve"}
+        assert kept == {"user": "eve"}
         assert handshake.state is handshake.state
 
     def test_two_connections_share_nothing(self) -> None:

@@ -13,12 +13,13 @@ import pytest
 
 from tests.unit.memory import (
     FrameworkError,
-    MemoryHandshake,
     MemoryTransport,
     Running,
+    rejection,
     run,
     serve,
     settle,
+    turn,
     without_accept,
 )
 from unisock import (
@@ -31,6 +32,7 @@ from unisock import (
     WebSocketException,
 )
 from unisock.handlers import check_handler
+from unisock.testing import connect
 from unisock.transport import HTTPError, HTTPResponse
 
 EMPTY = [("content-length", "0")]
@@ -62,7 +64,7 @@ class TestReturns:
         async def forgetful(ws: WebSocket) -> None:
             ws.state.seen = True
 
-        assert serve(forgetful).sent == rejected(403)
+        assert rejection(forgetful) == rejected(403)
         (record,) = caplog.records
         assert record.levelname == "WARNING"
         assert "forgetful returned without accept()" in record.getMessage()
@@ -71,7 +73,8 @@ class TestReturns:
         async def handler(ws: WebSocket) -> None:
             await ws.accept()
 
-        assert without_accept(serve(handler)) == [("close", 1000, "")]
+        with connect(handler) as peer:
+            assert peer.wait_closed() == (1000, "")
         assert not caplog.records
 
     def test_after_it_has_closed(self) -> None:
@@ -79,7 +82,8 @@ class TestReturns:
             await ws.accept()
             await ws.close(4000)
 
-        assert without_accept(serve(handler)) == [("close", 4000, "")]
+        with connect(handler) as peer:
+            assert peer.wait_closed() == (4000, "")
 
     def test_after_the_peer_has_gone(self, caplog: pytest.LogCaptureFixture) -> None:
         async def main() -> None:
@@ -166,8 +170,9 @@ class TestRaises:
         ids=lambda value: str(value) if isinstance(value, Exception) else "",
     )
     def test_an_ending(self, exc: Exception, before: Sent, after: Sent) -> None:
-        assert serve(raising(exc, accept=False)).sent == before
-        assert without_accept(serve(raising(exc, accept=True))) == after
+        assert rejection(raising(exc, accept=False)) == before
+        with connect(raising(exc, accept=True)) as peer:
+            assert [("close", *peer.wait_closed())] == after
 
     @pytest.mark.parametrize(
         "exc",
@@ -218,8 +223,10 @@ class TestRaises:
             await ws.accept()
             await ws.receive_json(int)
 
-        (closed,) = without_accept(serve(handler, '"x"'))
-        assert closed[:2] == ("close", 1007)
+        with connect(handler) as peer:
+            peer.send_text('"x"')
+            peer.wait_closed()
+        assert peer.close_code == 1007
         (record,) = caplog.records
         assert (record.levelname, record.exc_info) == ("WARNING", None)
 
@@ -257,10 +264,8 @@ class TestRaises:
             await ws.close(4000)
             raise KeyError
 
-        transports: list[MemoryTransport] = []
-        with pytest.raises(KeyError):
-            serve(handler, prepare=transports.append)
-        assert without_accept(transports.pop()) == [("close", 4000, "")]
+        with connect(handler, raises=KeyError) as peer:
+            assert peer.wait_closed() == (4000, "")
 
 
 class TestFrameworkErrors:
@@ -346,7 +351,7 @@ class TestCancelled:
             async def handler(ws: WebSocket) -> None:
                 if accept:
                     await ws.accept()
-                child = asyncio.create_task(asyncio.sleep(60))
+                child = asyncio.create_task(asyncio.Event().wait())
                 child.cancel()
                 await child
 
@@ -408,16 +413,16 @@ class TestCancelled:
     def test_at_any_turn_nothing_is_left(self, turns: int) -> None:
         async def main() -> None:
             async def handler(ws: WebSocket) -> None:
-                await asyncio.sleep(0)
+                await turn()
                 await ws.accept()
                 await ws.send("a")
-                await asyncio.sleep(0)
+                await turn()
                 await ws.receive()
 
             transport = MemoryTransport()
             running = Running(handler, transport)
             for _ in range(turns):
-                await asyncio.sleep(0)
+                await turn()
             running.task.cancel()
             await asyncio.wait([running.task])
             assert running.task.cancelled()
@@ -442,9 +447,9 @@ class TestOrigin:
         async def handler(ws: WebSocket) -> None:
             raise AssertionError("the handler ran")
 
-        headers = [("Host", "app.example"), *(("Origin", o) for o in origins)]
-        (sent,) = serve(handler, handshake=MemoryHandshake(raw_headers=headers)).sent
-        assert sent[:2] == ("reject", 403)
+        headers = [("Origin", origin) for origin in origins]
+        (answer,) = rejection(handler, "ws://app.example/", headers=headers)
+        assert answer[:3] == ("reject", 403, b"origin not allowed")
         (record,) = caplog.records
         assert record.levelname == "WARNING"
         assert f"origins=[{', '.join(origins)!r}]" in record.getMessage()
@@ -462,18 +467,21 @@ class TestOrigin:
         async def handler(ws: WebSocket) -> None:
             await ws.accept()
 
-        headers = [("Host", "app.example")] + ([("Origin", origin)] if origin else [])
-        handshake = MemoryHandshake(raw_headers=headers)
-        assert serve(handler, handshake=handshake, **options).sent[0][0] == "accept"
+        headers = {"Origin": origin} if origin else {}
+        with connect(handler, "ws://app.example/", headers=headers, **options) as peer:
+            assert peer.wait_closed() == (1000, "")
 
 
 class TestLastFrame:
     def test_a_peer_that_never_reads_is_not_waited_for(self) -> None:
         async def handler(ws: WebSocket) -> None:
             await ws.accept()
-            ws._transport.flowing.clear()  # type: ignore[attr-defined]  # in memory
+            await ws.receive()
 
-        assert without_accept(serve(handler, close_timeout=0.001)) == []
+        with connect(handler, close_timeout=0.001) as peer:
+            peer.pause_reading()
+            peer.send("go on")
+            assert peer.wait_closed() == (1006, "")
 
     def test_nor_one_that_takes_no_rejection(self) -> None:
         async def handler(ws: WebSocket) -> None:
@@ -555,7 +563,8 @@ class TestCheckHandler:
     )
     def test_handlers(self, handler: Any) -> None:
         assert check_handler(handler) is handler
-        assert serve(handler).sent[0][0] == "accept"
+        with connect(handler) as peer:
+            assert peer.wait_closed() == (1000, "")
 
     @pytest.mark.parametrize(
         ("handler", "message"),

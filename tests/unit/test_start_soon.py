@@ -19,6 +19,7 @@ from tests.unit.memory import (
     run,
     serve,
     settle,
+    turn,
     without_accept,
 )
 from unisock import (
@@ -30,6 +31,7 @@ from unisock import (
     WebSocketEndpoint,
     WebSocketException,
 )
+from unisock.testing import connect
 from unisock.transport import HTTPError, HTTPResponse
 
 EMPTY = [("content-length", "0")]
@@ -55,7 +57,7 @@ async def record_end(transport: MemoryTransport, name: str = "task ended") -> No
     try:
         await forever()
     finally:
-        await asyncio.sleep(0)
+        await turn()
         transport.sent.append((name,))
 
 
@@ -94,7 +96,7 @@ def outcome(handler: Any, *incoming: Any, **options: Any) -> Outcome:
         task = asyncio.current_task()
         assert task is not None
         assert task.cancelling() == 0
-        await asyncio.sleep(0)  # nothing is under way that strikes here
+        await turn()  # nothing is under way that strikes here
         assert asyncio.all_tasks() == {task}
         return Outcome(without_accept(transport), raised)
 
@@ -125,15 +127,12 @@ class TestRuns:
             await ws.receive()
             await ws.send_text("last")
 
-        async def main() -> Sent:
-            transport = MemoryTransport()
-            running = Running(handler, transport)
-            await settle()
-            transport.peer_sends("go on")
-            return await running.end()
-
-        texts = ["handler", "a", "b", "b", "c", "method", "object", "last"]
-        assert asyncio.run(main()) == [*(("send", t) for t in texts), ("close", 1000, "")]
+        with connect(handler) as peer:
+            for text in ("handler", "a", "b", "b", "c", "method", "object"):
+                assert peer.receive() == text
+            peer.send("go on")
+            assert list(peer) == ["last"]
+        assert peer.close_code == 1000
 
     def test_before_accept_and_by_another_task(self) -> None:
         async def accept(ws: WebSocket) -> None:
@@ -144,11 +143,9 @@ class TestRuns:
             ws.start_soon(accept, ws)
             await settle()
 
-        assert serve(handler).sent == [
-            ("accept", None, []),
-            ("send", "from a task of a task"),
-            ("close", 1000, ""),
-        ]
+        with connect(handler) as peer:
+            assert list(peer) == ["from a task of a task"]
+        assert peer.close_code == 1000
 
     def test_many_come_and_go_and_none_is_kept(self) -> None:
         async def handler(ws: WebSocket) -> None:
@@ -186,9 +183,10 @@ class TestRuns:
                 with pytest.raises(InvalidState, match="too late"):
                     ws.start_soon(forever)
 
-        seen = outcome(Endpoint, "x")
-        assert isinstance(seen.raised, LookupError)
-        assert seen.sent == [("send", "task"), *CLOSED_1011]
+        with connect(Endpoint, raises=LookupError) as peer:
+            peer.send("x")
+            assert list(peer) == ["task"]
+        assert peer.close_code == 1011
 
 
 class TestArguments:
@@ -377,7 +375,7 @@ class TestEnd:
             transport = MemoryTransport()
             running = Running(handler, transport)
             while not ended:
-                await asyncio.sleep(0)
+                await turn()
             transport.flowing.set()
             assert await running.end() == [("close", 1000, "")]
             assert sorted(ended) == ["receive", "send", "wait_closed"]
@@ -555,8 +553,8 @@ async def in_event(ws: WebSocket) -> None:
     await forever()
 
 
-async def in_sleep(ws: WebSocket) -> None:
-    await asyncio.sleep(3600)
+async def in_timer(ws: WebSocket) -> None:
+    await asyncio.wait([asyncio.get_running_loop().create_future()], timeout=3600)
 
 
 async def in_timeout(ws: WebSocket) -> None:
@@ -603,7 +601,7 @@ async def in_shield(ws: WebSocket) -> None:
 async def in_turn(ws: WebSocket) -> None:
     """Ready to run, and never waiting, when it is cancelled."""
     while True:
-        await asyncio.sleep(0)
+        await turn()
 
 
 OPEN = [
@@ -611,7 +609,7 @@ OPEN = [
     in_iteration,
     in_wait_closed,
     in_event,
-    in_sleep,
+    in_timer,
     in_timeout,
     in_wait_for,
     in_task_group,
@@ -645,7 +643,7 @@ class TestError:
                 reached.append("cancelled")
                 raise
             finally:
-                await asyncio.sleep(0)
+                await turn()
                 await ws.send("finally")  # it may await, and the connection is still open
 
         seen = outcome(handler)
@@ -759,7 +757,7 @@ class TestError:
             try:
                 await ws.receive()
             finally:
-                await asyncio.sleep(0)
+                await turn()
 
         assert outcome(handler).raised is error
         assert (error.__cause__, error.__context__) == (None, None)
@@ -810,31 +808,25 @@ class TestError:
     def test_a_ticker_ends_with_the_connection(self, caplog: pytest.LogCaptureFixture) -> None:
         """What nearly every task does: it sends until it cannot."""
 
-        async def main() -> None:
-            async def ticker(ws: WebSocket) -> None:
-                while True:
-                    await ws.send("tick")
-                    await asyncio.sleep(0)
+        async def ticker(ws: WebSocket) -> None:
+            while True:
+                await ws.send("tick")
+                await turn()
 
-            async def handler(ws: WebSocket) -> None:
-                await ws.accept()
-                ws.start_soon(ticker, ws)
-                async for message in ws:
-                    await ws.send(message)
-                await settle()  # it need not end at once
-                await ws.wait_closed()
+        async def handler(ws: WebSocket) -> None:
+            await ws.accept()
+            ws.start_soon(ticker, ws)
+            async for message in ws:
+                await ws.send(message)
+            await settle()  # it need not end at once
+            await ws.wait_closed()
 
-            transport = MemoryTransport()
-            running = Running(handler, transport)
-            transport.peer_sends("a")
-            await settle()
-            transport.peer_leaves()
-            sent = await running.end()
-            assert ("send", "a") in sent
-            assert ("send", "tick") in sent
-            assert sent[-1][0] == "send"
-
-        asyncio.run(main())
+        with connect(handler) as peer:
+            peer.send("a")
+            received = iter(peer)
+            assert next(received) == "tick"
+            assert "a" in received
+            peer.close(1001)
         assert not caplog.records
 
     def test_the_handler_swallows_its_cancellation(self) -> None:
@@ -847,7 +839,7 @@ class TestError:
                 await ws.receive()
             except asyncio.CancelledError:
                 await ws.send("swallowed")
-            await asyncio.sleep(0)
+            await turn()
 
         seen = outcome(handler)
         assert (seen.raised, seen.sent) == (error, [("send", "swallowed"), *CLOSED_1011])
@@ -910,9 +902,9 @@ class TestError:
             async def handler(ws: WebSocket) -> None:
                 await ws.accept()
                 ws.start_soon(fails_then)
-                await asyncio.sleep(0)
+                await turn()
                 gate.set_result(None)
-                await asyncio.sleep(0)  # the task fails in this turn, before this
+                await turn()  # the task fails in this turn, before this
                 if how != "return":
                     raise how
 
@@ -925,7 +917,7 @@ class TestError:
             task = asyncio.current_task()
             assert task is not None
             assert task.cancelling() == 0
-            await asyncio.sleep(0)
+            await turn()
             return Outcome(without_accept(transport), raised)
 
         seen = asyncio.run(main())
@@ -947,7 +939,7 @@ class TestError:
 
         async def fails_later() -> None:
             for _ in range(turns):
-                await asyncio.sleep(0)
+                await turn()
             raise error
 
         async def handler(ws: WebSocket) -> None:
@@ -955,7 +947,7 @@ class TestError:
             ws.start_soon(forever)
             ws.start_soon(fails_later)
             for _ in range(3):
-                await asyncio.sleep(0)
+                await turn()
             if how == "receive":
                 await ws.receive()
 
@@ -1007,7 +999,7 @@ class TestError:
         async def handler(ws: WebSocket, transport: MemoryTransport) -> None:
             await ws.accept()
             ws.start_soon(record_end, transport)
-            await asyncio.sleep(0)
+            await turn()
             ws.start_soon(fails, error)
             await ws.receive()
 
@@ -1026,7 +1018,7 @@ class TestError:
                 raise error
 
             ws.start_soon(fails_at_the_end)
-            await asyncio.sleep(0)  # it is told of the end before the block
+            await turn()  # it is told of the end before the block
             async with ws.while_connected():
                 await forever()
 
@@ -1086,7 +1078,7 @@ class TestError:
                     await run(handler, MemoryTransport())
                 except LookupError as exc:
                     caught.append(exc)
-                await asyncio.sleep(0)  # not cancelled
+                await turn()  # not cancelled
             assert not timeout.expired()
             assert not child.cancelled()
             return caught
@@ -1122,7 +1114,7 @@ class TestServerStops:
             if order == "task first":
                 gate.set()
             for _ in range(turns):
-                await asyncio.sleep(0)
+                await turn()
             in_time = running.task.cancel()
             gate.set()
             await asyncio.wait([running.task])
@@ -1181,7 +1173,7 @@ class TestServerStops:
             async def handler(ws: WebSocket) -> None:
                 await ws.accept()
                 ws.start_soon(cleans_up)
-                await asyncio.sleep(0)
+                await turn()
                 ws.start_soon(fails, error)
                 await ws.receive()
 

@@ -16,12 +16,11 @@ import pytest
 
 from tests.unit.memory import (
     FrameworkError,
-    MemoryHandshake,
     MemoryTransport,
     Running,
     serve,
     settle,
-    until,
+    turn,
     with_websocket,
     without_accept,
 )
@@ -41,7 +40,8 @@ from unisock.asyncio_runtime import ThreadWorkers
 from unisock.handlers import prepare
 from unisock.runtime import run_blocking
 from unisock.session import Session
-from unisock.transport import Disconnect, HTTPError, HTTPResponse
+from unisock.testing.wires import MemoryHandshake
+from unisock.transport import Disconnect, HTTPError, HTTPResponse, Inbox
 
 EMPTY = [("content-length", "0")]
 CLOSED_1011 = [("close", 1011, "")]
@@ -99,6 +99,20 @@ def wait(event: threading.Event) -> None:
     assert event.wait(10), "the test did not go on"
 
 
+async def happened(event: threading.Event) -> None:
+    """Wait until a thread says so."""
+    await asyncio.to_thread(wait, event)
+
+
+async def threads_end(name: str = "") -> None:
+    """Wait until those whose names hold `name` have ended, and the loop knows it."""
+    for thread in threads():
+        if name in thread.name:
+            await asyncio.to_thread(thread.join, 10)
+            assert not thread.is_alive()
+    await settle()
+
+
 def rejected(status_code: int) -> Sent:
     return [("reject", status_code, b"", EMPTY)]
 
@@ -108,6 +122,7 @@ class Served(Running):
 
     Attributes:
         ws: what it got, once it runs.
+        called: set then.
     """
 
     ws: SyncWebSocket
@@ -118,26 +133,39 @@ class Served(Running):
         transport: MemoryTransport | None = None,
         **options: Any,
     ) -> None:
+        self.called = threading.Event()
+
         @functools.wraps(handler)
         def keep(ws: SyncWebSocket) -> Any:
             self.ws = ws
+            self.called.set()
             return handler(ws)
 
         super().__init__(keep, transport or MemoryTransport(), **options)
 
     async def accepted(self, *incoming: str | bytes | Disconnect) -> None:
         """Wait until it has accepted; what the peer does comes after that."""
-        await until(lambda: self.transport.sent)
+        await self.transport.has_sent()
         for message in incoming:
             self.transport.incoming.put_nowait(message)
 
     async def in_receive(self) -> None:
         """Wait until somebody waits for a message."""
-        await until(lambda: hasattr(self, "ws") and self.ws._inbox._waiter)
+        await self.transport.until(lambda: self._inbox and self._inbox._waiter)
 
     async def in_wait_closed(self) -> None:
         """Wait until somebody waits for the end."""
-        await until(lambda: hasattr(self, "ws") and len(self.ws._inbox._end_callbacks) > 1)
+        await self.transport.until(lambda: self._inbox and len(self._inbox._end_callbacks) > 1)
+
+    @property
+    def _inbox(self) -> Inbox | None:
+        return self.transport.inbox
+
+    async def handler_ended(self) -> None:
+        """Wait until it has ended, whatever goes on beside it."""
+        await happened(self.called)
+        await threads_end(".handler")
+        assert self.ws._ended
 
     async def stop(self) -> Sent:
         """The server stops; return what was sent."""
@@ -175,16 +203,15 @@ class TestThread:
     def test_each_has_one_of_its_own(self) -> None:
         async def main() -> None:
             seen: list[threading.Thread] = []
-            go_on = threading.Event()
+            everybody = threading.Barrier(51)
 
             def handler(ws: SyncWebSocket) -> None:
                 seen.append(threading.current_thread())
-                wait(go_on)
+                everybody.wait(10)
                 ws.accept()
 
             running = [Served(handler) for _ in range(50)]  # more than any pool has
-            await until(lambda: len(seen) == 50)
-            go_on.set()
+            await asyncio.to_thread(everybody.wait, 10)
             for each in running:
                 assert await each.end() == [("close", 1000, "")]
             assert len(set(seen)) == 50
@@ -231,10 +258,12 @@ class TestThread:
                 wait(go_on)
 
             running = Served(handler)
-            await until(lambda: running.transport.sent)
+            await running.transport.has_sent()
             running.transport.peer_sends("a")
             running.transport.peer_leaves(4001)
-            await until(lambda: running.ws.closed)  # seen though the handler does nothing
+            assert running.transport.inbox is not None
+            async with asyncio.timeout(10):  # it is seen though the handler does nothing
+                await running.transport.inbox.wait_ended()
             assert running.ws.close_code == 4001
             go_on.set()
             assert await running.end() == []
@@ -593,7 +622,7 @@ class TestTimeout:
 
             running = Served(handler)
             running.transport.peer_sends("a", "b", b"c", "4")
-            await until(lambda: running.transport.received == 4)
+            await running.transport.until(lambda: running.transport.received == 4)
             go_on.set()
             assert await running.end() == [("close", 1000, "")]
 
@@ -629,7 +658,7 @@ class TestTimeout:
             for i in range(100):
                 running.transport.peer_sends(str(i))
                 for _ in range(i % 7):
-                    await asyncio.sleep(0)
+                    await turn()
             assert await running.end() == [("close", 1000, "")]
             assert got == [str(i) for i in range(100)]
 
@@ -646,7 +675,7 @@ class TestTimeout:
             sync = SyncWebSocket(session, ws._runtime.create_workers())
             receiving = asyncio.create_task(sync._within(seconds, ws.receive))
             for _ in range(turns):
-                await asyncio.sleep(0)
+                await turn()
             ws._inbox.put("a")
             try:
                 assert await receiving == "a"
@@ -986,7 +1015,7 @@ class TestServerStops:
             running = Served(handler, transport)
             await transport.blocked.wait()
             running.task.cancel()
-            await until(lambda: seen)  # though the last frame waits as well
+            await threads_end()  # though the last frame waits as well
             transport.flowing.set()
             assert await running.stopped() == [("close", 1012, "")]
             assert seen == [(1012, "")]
@@ -1034,9 +1063,9 @@ class TestServerStops:
             if where == "wait_closed":
                 await running.in_wait_closed()
             else:
-                await until(lambda: hasattr(running, "ws"))
+                await happened(running.called)
             running.task.cancel()
-            await until(lambda: running.transport.sent)
+            await running.transport.has_sent()
             go_on.set()
             assert await running.stopped() == rejected(503)
             assert seen == ([1012, 1012] if where == "wait_closed" else [1012])
@@ -1112,12 +1141,12 @@ class TestServerStops:
 
             transport = MemoryTransport()
             running = Served(handler, transport)
-            await until(lambda: hasattr(running, "ws"))
+            await happened(running.called)
             transport.accepting.clear()
             running.task.cancel()
             await transport.blocked.wait()
             go_on.set()
-            await until(lambda: not threads())
+            await threads_end()
             transport.accepting.set()
             assert await running.stopped() == rejected(503)
             assert seen == [1012] * (2 + len(RECEIVES))
@@ -1138,7 +1167,7 @@ class TestServerStops:
                 wait(go_on)
 
             running = Served(elsewhere, close_timeout=0.01)
-            await until(reached.is_set)
+            await happened(reached)
             last = [("close", 1012, "")] if accept else rejected(503)
             assert await running.stop() == last
             assert len(threads()) == 1
@@ -1147,7 +1176,7 @@ class TestServerStops:
             assert record.levelname == "WARNING"
             assert "elsewhere is still running 0.01 s after" in record.getMessage()
             go_on.set()
-            await until(lambda: not threads())
+            await threads_end()
             assert len(caplog.records) == 1
 
         asyncio.run(main())
@@ -1166,9 +1195,9 @@ class TestServerStops:
                     order.append("finally")
 
             running = Served(handler)
-            await until(reached.is_set)
+            await happened(reached)
             running.task.cancel()
-            await until(lambda: without_accept(running.transport))
+            await running.transport.has_sent(2)
             order.append("closed")
             assert not running.task.done()
             go_on.set()
@@ -1219,16 +1248,15 @@ class TestServerStops:
         async def main() -> None:
             grace = 10.0 if when == "after a second stop" else 0.001
             running = Served(handler, close_timeout=grace)
-            await until(reached.is_set)
+            await happened(reached)
             running.task.cancel()
             if when == "after a second stop":
-                await until(lambda: without_accept(running.transport))
+                await running.transport.has_sent(2)
                 await settle()
             await running.stop()
             if when != "loop is closed":
                 go_on.set()
-                await until(lambda: not threads())
-                await settle()
+                await threads_end()
 
         asyncio.run(main())
         go_on.set()
@@ -1250,13 +1278,13 @@ class TestServerStops:
                 await running.in_receive()
                 running.transport.peer_sends("a")
                 for _ in range(turns):
-                    await asyncio.sleep(0)
+                    await turn()
                 cancelled = running.task.cancel()
                 await asyncio.wait([running.task])
                 assert running.task.cancelled() == cancelled
                 sent = without_accept(running.transport)
                 assert sent in ([("close", 1012, "")], [("close", 1000, "")])
-                await until(lambda: not threads())
+                await threads_end()
                 assert asyncio.all_tasks() == {asyncio.current_task()}
 
         asyncio.run(main())
@@ -1275,7 +1303,8 @@ class TestMaxThreads:
             mounted = prepare(handler, {"max_threads": 2})
             transports = [MemoryTransport() for _ in range(4)]
             first, second = (asyncio.create_task(mounted.serve(t)) for t in transports[:2])
-            await until(lambda: len(started) == 2)
+            for transport in transports[:2]:
+                await transport.has_sent()
             await mounted.serve(transports[2])
             ((verb, status, _, headers),) = transports[2].sent
             assert (verb, status) == ("reject", 503)
@@ -1289,7 +1318,7 @@ class TestMaxThreads:
             transports[0].peer_sends("end")
             await first
             third = asyncio.create_task(mounted.serve(transports[3]))
-            await until(lambda: len(started) == 3)
+            await transports[3].has_sent()
             for transport in (transports[1], transports[3]):
                 transport.peer_leaves()
             await second
@@ -1349,7 +1378,7 @@ class TestMaxThreads:
                         patch.setattr(threading.Thread, "start", no_more_threads)
                     task = asyncio.create_task(mounted.serve(transport))
                     if ending in ("disconnect", "stopped"):
-                        await until(functools.partial(bool, transport.sent))
+                        await transport.has_sent()
                     if ending == "disconnect":
                         transport.peer_leaves()
                     if ending.startswith("stopped"):
@@ -1377,15 +1406,14 @@ class TestMaxThreads:
 
             mounted = prepare(handler, {"max_threads": 1, "close_timeout": 0.001})
             task = asyncio.create_task(mounted.serve(MemoryTransport()))
-            await until(reached.is_set)
+            await happened(reached)
             task.cancel()
             await asyncio.wait([task])
             transport = MemoryTransport()
             await mounted.serve(transport)
             assert transport.sent[0][:2] == ("reject", 503)
             go_on.set()
-            await until(lambda: not threads())
-            await settle()
+            await threads_end()
             transport = MemoryTransport()
             await mounted.serve(transport)
             assert transport.sent[0][0] == "accept"
@@ -1405,7 +1433,7 @@ class TestMaxThreads:
 
         async def first() -> None:
             task = asyncio.create_task(mounted.serve(MemoryTransport()))
-            await until(reached.is_set)
+            await happened(reached)
             task.cancel()
             await asyncio.wait([task])
 
@@ -1448,8 +1476,8 @@ class TestMaxThreads:
                 asyncio.create_task(mounted.serve(transport))
                 for mounted, transport in zip(mounts, transports, strict=True)
             ]
-            await until(lambda: all(transport.sent for transport in transports))
             for transport in transports:
+                await transport.has_sent()
                 transport.peer_leaves()
             await asyncio.gather(*tasks)
             assert [transport.sent[0][0] for transport in transports] == ["accept"] * 3
@@ -1478,7 +1506,7 @@ class TestMaxThreads:
                 assert ws.wait_closed() == 1001
 
             running = Served(starts, max_threads=1)
-            await until(lambda: len(running.transport.sent) == 4)
+            await running.transport.has_sent(4)
             running.transport.peer_leaves()
             assert await running.end() == [("send", "beside")] * 3
 
@@ -1514,7 +1542,7 @@ class TestStartSoon:
                 assert ws.receive() == "go on"
 
             running = Served(handler)
-            await until(lambda: len(running.transport.sent) == 6)
+            await running.transport.has_sent(6)
             running.transport.peer_sends("go on")
             *sent, last = await running.end()
             assert last == ("close", 1000, "")
@@ -1535,7 +1563,7 @@ class TestStartSoon:
                 assert ws.wait_closed() == 1001
 
             running = Served(handler)
-            await until(lambda: len(running.transport.sent) == 2)
+            await running.transport.has_sent(2)
             running.transport.peer_leaves()
             assert await running.end() == [("send", "from a function of a function")]
 
@@ -1612,7 +1640,7 @@ class TestStartSoon:
 
             ended = threading.Event()
             running = Served(handler)
-            await until(lambda: hasattr(running, "ws") and running.ws._ended)
+            await running.handler_ended()
             ended.set()
             assert await running.end() == [("close", 1000, "")]
             assert seen == ["told"]
@@ -1642,8 +1670,9 @@ class TestStartSoon:
 
             running = Served(handler)
             await running.in_wait_closed()
-            await until(lambda: len(threads()) == 1 and len(running.transport.sent) == 21)
-            await settle()
+            await running.transport.has_sent(21)
+            await threads_end(".send")
+            assert len(threads()) == 1
             workers: Any = running.ws._workers
             # The handler's own, and its call.
             assert [len(kept) for kept in (workers._running, workers._tasks)] == [1, 1]
@@ -1659,11 +1688,11 @@ class TestStartSoon:
     def test_it_is_closed_first_then_waited_for(self, how: str) -> None:
         async def main() -> None:
             order: list[object] = []
-            beside_ended = threading.Event()
-            gate = threading.Event()
+            beside_ended, told, gate = threading.Event(), threading.Event(), threading.Event()
 
             def beside(ws: SyncWebSocket) -> None:
                 order.append(end_of(ws))
+                told.set()
                 wait(gate)
                 order.append("ended")
                 beside_ended.set()
@@ -1689,9 +1718,8 @@ class TestStartSoon:
             if how == "stopped":
                 await running.in_receive()
                 running.task.cancel()
-            await until(lambda: order)
-            await until(lambda: running.ws._ended)
-            await settle()
+            await happened(told)
+            await running.handler_ended()
             assert not running.task.done()
             assert not beside_ended.is_set()
             gate.set()
@@ -1736,7 +1764,7 @@ class TestStartSoon:
             running = Served(handler, transport)
             await (running.in_receive() if name in RECEIVES else transport.blocked.wait())
             go_on.set()
-            await until(lambda: seen)  # though the last frame waits
+            await threads_end()  # though the last frame waits
             transport.flowing.set()
             assert await running.end() == [("close", 1000, "")]
             assert seen == [1000]
@@ -1767,7 +1795,7 @@ class TestStartSoon:
             assert "stubborn is still running 0.01 s after" in record.getMessage()
             assert len(threads()) == 1
             go_on.set()
-            await until(lambda: not threads())
+            await threads_end()
             assert len(caplog.records) == 1
 
         asyncio.run(main())
@@ -1901,7 +1929,7 @@ class TestStartSoon:
 
             go_on = threading.Event()
             running = Served(handler)
-            await until(lambda: without_accept(running.transport))
+            await running.transport.has_sent(2)
             await settle()
             assert not running.task.done()
             go_on.set()
@@ -1961,8 +1989,7 @@ class TestStartSoon:
 
             running = Served(handler)
             await running.in_receive()
-            await until(lambda: not any("beside" in thread.name for thread in threads()))
-            await settle()
+            await threads_end(".beside")
             running.transport.peer_sends("go on")
             assert await running.end() == [("send", "unharmed"), ("close", 1000, "")]
 
@@ -2048,7 +2075,7 @@ class TestStartSoon:
             if not reads:
                 running.transport.flowing.clear()
             go_on.set()
-            await until(lambda: not threads())
+            await threads_end()
             running.transport.flowing.set()
             assert await running.failure() is error
             assert without_accept(running.transport) == [("close", 1000, "")]
@@ -2130,15 +2157,13 @@ class TestStartSoon:
         async def main() -> None:
             running = Served(handler, close_timeout=10 if when == "after a stop" else 0.001)
             if when == "after a stop":
-                await until(lambda: hasattr(running, "ws") and running.ws._ended)
-                await settle()
+                await running.handler_ended()
                 running.task.cancel()
             await asyncio.wait([running.task])
             assert running.task.cancelled() == (when == "after a stop")
             if when != "loop is closed":
                 go_on.set()
-                await until(lambda: not threads())
-                await settle()
+                await threads_end()
 
         asyncio.run(main())
         go_on.set()
@@ -2195,13 +2220,12 @@ class TestStartSoon:
             transport.flowing.clear()
             go_on.set()
             await transport.blocked.wait()
-            await until(lambda: running.ws._ended)
+            await running.handler_ended()
             running.task.cancel()
             await settle()
             transport.flowing.set()
             await asyncio.wait([running.task])
-            await until(lambda: not threads())
-            await settle()
+            await threads_end()
             logged = [record.exc_info[1] for record in caplog.records if record.exc_info]
             assert running.task.cancelled()
             assert logged == [error]
@@ -2236,8 +2260,8 @@ class TestStartSoon:
         async def main() -> None:
             loop = asyncio.get_running_loop()
             seen: list[object] = []
-            start, started, gate = threading.Event(), threading.Event(), threading.Event()
-            end = threading.Event()
+            began, start, started = threading.Event(), threading.Event(), threading.Event()
+            gate, end = threading.Event(), threading.Event()
 
             def late() -> None:
                 seen.append("begins")
@@ -2245,6 +2269,7 @@ class TestStartSoon:
                 seen.append("ends")
 
             def beside(ws: SyncWebSocket) -> None:
+                began.set()
                 wait(start)
                 try:
                     ws.start_soon(late)
@@ -2257,7 +2282,7 @@ class TestStartSoon:
                 wait(end)
 
             running = Served(handler)
-            await until(lambda: len(threads()) == 2)
+            await happened(began)
             (thread,) = (thread for thread in threads() if thread.name.endswith(".handler"))
 
             # Each holds the loop up, so that what threads ask of it comes in this order.
@@ -2280,9 +2305,7 @@ class TestStartSoon:
                     wait(started)
 
             loop.call_soon(handler_ends)
-            await until(lambda: seen)
-            await until(lambda: len(threads()) < 2)
-            await settle()
+            await threads_end(".beside")
             done = running.task.done()
             gate.set()
             assert await running.end() == [("close", 1000, "")]
@@ -2311,7 +2334,7 @@ class TestRunBlocking:
 
         async def suspends() -> None:
             try:
-                await asyncio.sleep(0)
+                await turn()
             finally:
                 ended.append("finally")
 

@@ -7,7 +7,7 @@ from collections.abc import Awaitable, Callable
 
 import pytest
 
-from tests.unit.memory import MemoryTransport, settle
+from tests.unit.memory import MemoryTransport, settle, turn
 from unisock import InvalidState, WebSocketDisconnect
 from unisock.transport import Disconnect, Inbox
 
@@ -213,12 +213,12 @@ class TestReceivers:
     def test_one_that_comes_after_a_cancelled_one_waits(self) -> None:
         async def body(inbox: Inbox) -> None:
             first = asyncio.create_task(inbox.get())
-            await asyncio.sleep(0)
+            await turn()
             first.cancel()
             second = asyncio.create_task(inbox.get())
             # Both in one turn: the second begins before the first has left.
             await asyncio.wait([first])
-            await asyncio.sleep(0)
+            await turn()
             inbox.put("for the second")
             assert await second == "for the second"
             assert first.cancelled()

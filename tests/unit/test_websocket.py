@@ -18,11 +18,11 @@ import pytest
 import unisock.websocket
 from tests.unit.memory import (
     FrameworkError,
-    MemoryHandshake,
     MemoryTransport,
     Running,
     serve,
     settle,
+    turn,
     with_websocket,
     without_accept,
 )
@@ -35,6 +35,7 @@ from unisock import (
     WebSocket,
     WebSocketDisconnect,
 )
+from unisock.testing.wires import MemoryHandshake
 from unisock.websocket import check_response, cut_reason
 
 Call = Callable[[WebSocket], Awaitable[object]]
@@ -957,10 +958,10 @@ class TestWhileConnected:
     def test_a_body_that_ends_is_a_block_that_ends(self) -> None:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
             async with ws.while_connected():
-                await asyncio.sleep(0)
+                await turn()
             transport.peer_leaves()
             await ws.wait_closed()
-            await asyncio.sleep(0)  # nothing strikes after the block
+            await turn()  # nothing strikes after the block
 
         with_websocket(body)
 
@@ -978,7 +979,7 @@ class TestWhileConnected:
             task = asyncio.current_task()
             assert task is not None
             assert task.cancelling() == 0
-            await asyncio.sleep(0)
+            await turn()
 
         with_websocket(body)
 
@@ -1007,7 +1008,7 @@ class TestWhileConnected:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
             async with ws.while_connected():
                 await ws.close(4000)
-                await asyncio.sleep(0)
+                await turn()
 
         with_websocket(body)
 
@@ -1052,8 +1053,8 @@ class TestWhileConnected:
                     try:
                         await asyncio.Event().wait()
                     except asyncio.CancelledError:
-                        await asyncio.sleep(0)
-            await asyncio.sleep(0)
+                        await turn()
+            await turn()
 
         with_websocket(body)
 
@@ -1065,7 +1066,7 @@ class TestWhileConnected:
                 async with ws.while_connected():
                     transport.lose()
                     await ws.send("x")
-            await asyncio.sleep(0)
+            await turn()
 
         with_websocket(body)
 
@@ -1076,7 +1077,7 @@ class TestWhileConnected:
                     transport.lose()
                     transport.peer_leaves(4005)
                     await ws.send("x")
-            await asyncio.sleep(0)
+            await turn()
 
         with_websocket(body)
 
@@ -1087,7 +1088,7 @@ class TestWhileConnected:
         async def expire(ws: WebSocket, timeout: asyncio.Timeout) -> None:
             timeout.reschedule(0)
             while not timeout.expired():
-                await asyncio.sleep(0)
+                await turn()
             ws._inbox.disconnect(4005)
 
         async def timed(ws: WebSocket) -> None:
@@ -1107,7 +1108,7 @@ class TestWhileConnected:
             finally:
                 # As cleanup does that waits: both have struck by then.
                 while not helper[0].done():
-                    await asyncio.sleep(0)
+                    await turn()
 
         helper: list[asyncio.Task[None]] = []
 
@@ -1118,7 +1119,7 @@ class TestWhileConnected:
             task = asyncio.current_task()
             assert task is not None
             assert task.cancelling() == 0
-            await asyncio.sleep(0)
+            await turn()
 
         with_websocket(body)
 
@@ -1176,7 +1177,7 @@ class TestWhileConnected:
                     ws._inbox.disconnect(4005)
                     asyncio.tasks._enter_task(loop, task)
             assert task.cancelling() == 0
-            await asyncio.sleep(0)
+            await turn()
 
         with_websocket(body)
 
@@ -1210,7 +1211,7 @@ class TestWhileConnected:
             task = asyncio.current_task()
             assert task is not None
             assert task.cancelling() == 0
-            await asyncio.sleep(0)
+            await turn()
 
         with_websocket(body)
 
@@ -1232,7 +1233,7 @@ class TestWhileConnected:
                     await settle()
                     transport.peer_leaves(4005)
             assert cancelled == [True, True]
-            await asyncio.sleep(0)
+            await turn()
 
         with_websocket(body)
 

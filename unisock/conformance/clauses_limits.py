@@ -192,7 +192,9 @@ async def test_a_bad_handshake_gets_its_status(server: Server) -> None:
             assert await healthy.recv() == '["str",5]'
         log = await server.settled(mark)
         assert status == 101 or not raw.events(), f"{name}: a handler ran"
-        if bad.noisy and server.row.without("quiet_handshake"):
+        if "headers" in bad.request and server.row.without("quiet_header"):
+            assert log.count("Traceback") == 1, f"{name}: {log}"
+        elif bad.noisy and server.row.without("quiet_handshake"):
             assert log.count("TypeError: memoryview") == 1, f"{name}: {log}"
         elif "http" in bad.request and status == 403 and server.row.without("quiet_http_1_0"):
             assert log.count("UnsupportedError: ") == 1, f"{name}: {log}"

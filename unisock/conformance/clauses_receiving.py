@@ -366,7 +366,8 @@ async def _next_cancellation(client: Client) -> None:
 async def test_a_cancelled_receive_loses_nothing(server: Server) -> None:
     """Messages that come between, within and after cancelled receives all arrive, in order."""
     for how in _CANCELLATIONS:
-        async with server.connect(f"/receiving/cancelled/{how}") as client:
+        # Without a limit the pong is read, however many messages stand before it.
+        async with server.connect(f"/receiving/cancelled/{how}", max_queue=None) as client:
             sent = []
             for number in range(20):
                 await _next_cancellation(client)
@@ -382,7 +383,8 @@ async def test_a_cancelled_receive_loses_nothing(server: Server) -> None:
 async def test_a_cancellation_amid_fragments_loses_nothing(server: Server) -> None:
     """A receive that is cancelled while half a message is here gives it whole later."""
     for how in _CANCELLATIONS:
-        async with server.connect(f"/receiving/cancelled/{how}") as client:
+        # Without a limit the pong is read, however many messages stand before it.
+        async with server.connect(f"/receiving/cancelled/{how}", max_queue=None) as client:
 
             async def fragments(client: Client = client) -> AsyncIterator[bytes]:
                 yield b"\x01" * 1000

@@ -32,8 +32,9 @@ class Row:
         lacks: what this row cannot do, with the reason; each capability that
             is false is among them.
         no_route_status: the status of a handshake that no route matches.
-        routers: paths mounted on the framework's routers, by router.
-        by_hand: paths registered in the framework's own form, by form.
+        routers: paths of `tell_room` on the framework's routers, by router, as
+            ``"/routed/{}"``.
+        by_hand: its paths in the framework's own forms, by form.
         request_type: the type of `WebSocket.request`, or a base of it.
         prefix: what stands before the path of an application that is mounted
             below another one.
@@ -106,6 +107,7 @@ _UVICORN_WEBSOCKETS = {
     "latin1": "uvicorn 0.54 websockets takes no header outside ASCII, and sends one as UTF-8",
     "error_code_told": "uvicorn 0.54 websockets tells the application 1006 for a protocol error",
     "any_status": "uvicorn 0.54 websockets sends registered statuses only: else a 403",
+    "unread_close": "uvicorn 0.54 websockets tells nothing of a close of a peer that does not read",
     "unread_shutdown": "uvicorn 0.54 websockets ends the process amid a close that nobody reads",
 }
 _UVICORN_WSPROTO = {
@@ -120,6 +122,7 @@ _HYPERCORN = {
     "close_code": "hypercorn 0.18 tells the application 1006, whatever the peer said",
     "close_reason": "hypercorn 0.18 tells the application no reason",
     "failing_send": "hypercorn 0.18 lets sends to a peer that has gone pass: a receive tells",
+    "unread_close": "hypercorn 0.18 tells nothing of a close of a peer that does not read",
     "unread_shutdown": "hypercorn 0.18 does not end while a peer does not read",
     "compressed_fragments": f"{_WSPROTO} does not inflate the fragments that follow a ping",
     "key": f"{_WSPROTO} accepts any key",

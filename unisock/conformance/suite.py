@@ -13,7 +13,7 @@ A third party's whole test file::
             framework="quart",
             server="hypercorn",
             command=lambda port: [sys.executable, "tests/serve.py", str(port)],
-            by_hand={"view": "/by-hand/{room}"},
+            by_hand={"view": "/by-hand/{}"},
         )
     ]
 

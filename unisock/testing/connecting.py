@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, cast
-from urllib.parse import unquote, urlsplit
+from urllib.parse import quote, unquote, urlsplit
 
 from multidict import CIMultiDict
 
@@ -232,7 +233,7 @@ class Connecting:
         if failure is not None and self._raises and isinstance(failure, self._raises):
             failure = None
         elif failure is None and error is None and self._raises:
-            error = PeerError(f"the handler has not raised {self._raises}")
+            error = self._peer._not_raised(self._raises)
         if exc is not None and (failure is None or not isinstance(exc, Exception)):
             # The block's own, as of an assertion; also Ctrl-C, and pytest.fail().
             for other in (failure, error):
@@ -289,7 +290,9 @@ def _request(
 ) -> Request:
     scheme, host, target = _split(url)
     decoded = unquote(target.partition("?")[0])
-    template = PathTemplate.parse(decoded if path is None else path)
+    # A path of its own may hold what a template may not.
+    literal = PathTemplate(tuple(decoded[1:].split("/")))
+    template = literal if path is None else PathTemplate.parse(path)
     if template.match(decoded) is None:
         raise ValueError(f"{decoded} is no instance of path={path!r}: nothing would be found there")
     if isinstance(subprotocols, str):
@@ -323,7 +326,8 @@ def _split(url: str) -> tuple[str, str, str]:
     if parts.fragment:
         raise ValueError(f"{url!r}: a WebSocket's URL has no fragment (RFC 6455, section 3)")
     query = f"?{parts.query}" if parts.query else ""
-    return scheme, host, f"{parts.path or '/'}{query}"
+    target = f"{parts.path or '/'}{query}"
+    return scheme, host, quote(target, safe=string.punctuation)  # as clients do
 
 
 def _check_header(name: str, value: str) -> tuple[str, str]:

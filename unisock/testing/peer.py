@@ -124,7 +124,7 @@ class Peer:
         try:
             await self._within(sending, "the handler to receive, so that more can be sent to it")
         except ConnectionLost:
-            raise self._disconnect("the peer sent a message") from None
+            raise await self._disconnect("the peer sent a message") from None
 
     # Receiving
 
@@ -135,7 +135,7 @@ class Peer:
         try:
             return await self._within(self._wire.inbox.get(), "a message from the handler")
         except WebSocketDisconnect:
-            raise self._disconnect("the peer waited for a message") from None
+            raise await self._disconnect("the peer waited for a message") from None
 
     async def receive_text(self) -> str:
         """The next message, which must be text.
@@ -267,11 +267,10 @@ class Peer:
         await self._ended()
         if self.exception is not None:
             raise self.exception
-        hints = [] if self._wire.watch is None else self._wire.watch.hints()
         shown = f": {_show(answer.body)}" if answer.body else ""
         text = f"the handshake was rejected with {answer.status_code}{shown}"
         raise ConnectionRejected(
-            "\n".join([text, *hints]), answer.status_code, answer.headers, answer.body
+            "\n".join([text, *self._hints()]), answer.status_code, answer.headers, answer.body
         )
 
     async def _finish(self, check_leaks: bool) -> PeerError | None:
@@ -291,6 +290,17 @@ class Peer:
             "start it with ws.start_soon() or in an asyncio.TaskGroup, or cancel it in a `finally`"
         )
 
+    def _not_raised(
+        self, expected: type[BaseException] | tuple[type[BaseException], ...]
+    ) -> PeerError:
+        """The error for a handler that has ended, and not by what was expected of it."""
+        classes = expected if isinstance(expected, tuple) else (expected,)
+        names = " or ".join(each.__name__ for each in classes)
+        return PeerError("\n".join([f"the handler has not raised {names}", *self._hints()]))
+
+    def _hints(self) -> list[str]:
+        return [] if self._wire.watch is None else self._wire.watch.hints()
+
     async def _ended(self) -> None:
         """Wait for the handler's end, and for what ends with it by itself."""
         watch = self._wire.watch
@@ -300,9 +310,8 @@ class Peer:
         waiting = asyncio.shield(done)  # a timeout must not cancel what others wait for
         await self._within(_wait(waiting), "the handler to end, as its connection has ended")
         for _ in range(_TURNS):
-            if not watch.left():
+            if not watch.left() or not await watch.turn():
                 return
-            await asyncio.sleep(0)
 
     async def _within(self, waiting: Coroutine[Any, Any, T], what: str) -> T:
         """Wait for what should come."""
@@ -332,8 +341,12 @@ class Peer:
         lines.append(f"it has sent {number}: {dots}{shown}" if shown else "it has sent no message")
         return lines
 
-    def _disconnect(self, when: str) -> WebSocketDisconnect:
+    async def _disconnect(self, when: str) -> WebSocketDisconnect:
         """The disconnect to raise, with what is known of it."""
+        watch = self._wire.watch
+        for _ in range(_TURNS):  # the peer may have learnt of it first
+            if watch is None or watch.done.done() or not await watch.turn():
+                break
         ended = self._wire.inbox.ended
         assert ended is not None
         exc = WebSocketDisconnect(*ended)

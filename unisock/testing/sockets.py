@@ -124,7 +124,8 @@ class ServerThread:
         self._thread.start()
         self._changed.wait(_START_TIMEOUT)
         if not self._serves:
-            raise RuntimeError("the server has not started: see its log") from self._error
+            why = self._error or "see its log"
+            raise RuntimeError(f"the server has not started: {why}") from self._error
 
     def stop(self) -> None:
         """Stop, as at SIGTERM, and wait for the end."""

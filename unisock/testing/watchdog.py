@@ -16,6 +16,8 @@ from typing import Any
 from .errors import PeerTimeout
 from .watching import UNBLOCK, current, format_frame
 
+__tracebackhide__ = True  # pytest shows the lines of the test, and of the handler
+
 # By default it is ignored, so one that comes too late does no harm.
 _SIGNAL = getattr(signal, "SIGURG", None)
 
@@ -82,10 +84,11 @@ def _strike(_number: int, frame: FrameType | None) -> None:
     for dog in dogs:
         dog.struck = False
     if dogs and watch is not None and not watch.done.done() and not _is_debugging(frame):
-        raise PeerTimeout(
+        watch.struck = PeerTimeout(
             f"the handler {watch.name} blocks the event loop: for {dogs[0]._timeout:g} s nothing "
-            f"else has run; {UNBLOCK}"
+            f"else has run; it is at:\n{format_frame(frame)}\n{UNBLOCK}"
         )
+        raise watch.struck
 
 
 def _is_debugging(frame: FrameType | None) -> bool:

@@ -10,7 +10,7 @@ import threading
 import traceback
 from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent import futures
-from contextlib import contextmanager, nullcontext
+from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
 from types import FrameType
 from typing import Any
@@ -74,10 +74,22 @@ class Watch:
         """The tasks that are still running."""
         return [task for task in self.tasks if not task.done()]
 
+    async def turn(self) -> bool:
+        """Let the handler's event loop, or its server's, go round; return whether it did."""
+        if self._loop is None or self._loop is asyncio.get_running_loop():
+            await asyncio.sleep(0)
+            return True
+        turned: futures.Future[None] = futures.Future()
+        with suppress(RuntimeError):  # it is closed: its tasks have ended
+            self._loop.call_soon_threadsafe(turned.set_result, None)
+            done, _ = await asyncio.wait([asyncio.wrap_future(turned)], timeout=_TURN)
+            return bool(done)
+        return False
+
     async def follow(self, running: Coroutine[Any, Any, None]) -> None:
         """Run a connection, and note how it goes."""
         self._called = True
-        loop = _running_loop()
+        self._loop = loop = _running_loop()
         self._task = asyncio.current_task(loop) if loop else None
         self._thread = threading.get_ident()
         token = current.set(self)

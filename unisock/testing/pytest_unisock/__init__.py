@@ -25,6 +25,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "unisock_adapters",
         "adapters that unisock_client runs on, as falcon,flask; memory may be one of them "
         "(default: every one that is installed)",
+        type="args",  # a TOML array too
     )
     parser.addini("unisock_timeout", "seconds that each wait of a peer may take (default: 1)")
 
@@ -43,7 +44,7 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
         return
     from unisock.serving import FRAMEWORKS  # noqa: PLC0415  # see above
 
-    asked = _names(str(metafunc.config.getini("unisock_adapters")))
+    asked = _names(" ".join(metafunc.config.getini("unisock_adapters")))
     marker = metafunc.definition.get_closest_marker("unisock_adapters")
     named = [str(name) for name in marker.args] if marker else asked
     for name in (*asked, *named):
