@@ -4,6 +4,7 @@ import importlib.util
 import sys
 
 NAMES = [
+    "aiohttp",
     "falcon",
     "fastapi",
     "flask",

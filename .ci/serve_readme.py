@@ -13,7 +13,7 @@ import sys
 
 import websockets
 
-FRAMEWORKS = {"starlette", "fastapi", "falcon", "flask", "asgi"}
+FRAMEWORKS = {"starlette", "fastapi", "falcon", "flask", "aiohttp", "asgi"}
 
 
 async def main(folder: str, command: str) -> None:

@@ -31,8 +31,8 @@ from .workers import reporting, serve_all
 
 _DESCRIPTION = """\
 Run a WebSocket handler on a framework, with the server that its users run:
-uvicorn, and gevent's WSGIServer for flask.  The current directory is searched
-for MODULE first.  Ctrl-C or SIGTERM stops it.
+uvicorn, gevent's WSGIServer for flask, aiohttp's own for aiohttp.  The current
+directory is searched for MODULE first.  Ctrl-C or SIGTERM stops it.
 """
 _EPILOG = f"""\
 --on all starts one process for each framework, on consecutive ports from

@@ -64,7 +64,7 @@ def modules(tmp_path: Path) -> None:
         (["serve", "chat:room", ON, "--port=65536"], ["--port", "'65536'", "0 to 65535"]),
         (["serve", "chat:room", ON, "--port=-1"], ["--port", "0 to 65535"]),
         (["serve", "chat:room", ON, "--port=http"], ["--port", "'http'"]),
-        (["serve", "chat:room", "--on=all", "--port=65532"], ["5 ports", "65531"]),
+        (["serve", "chat:room", "--on=all", "--port=65531"], ["6 ports", "65530"]),
         (["serve", "chat:room", ON, "--path=rooms"], ["--path", "starts with a slash"]),
         (["serve", "chat:room", ON, "--path=/{n:no}"], ["--path", "unknown converter 'no'"]),
         (["serve", "chat:room", ON, "--origins=app"], ["--origins", "'app'", "https://"]),
@@ -129,6 +129,7 @@ def test_taken_port_among_those_of_all(unisock: Start, free_ports: int) -> None:
         ("flask", "gevent"),
         ("flask", "geventwebsocket"),
         ("flask", "websockets"),
+        ("aiohttp", "aiohttp"),
     ],
 )
 def test_missing_package(unisock: Start, tmp_path: Path, name: str, package: str) -> None:
@@ -168,7 +169,7 @@ def test_help(unisock: Start) -> None:
 
 def test_help_tells_the_order_of_ports(unisock: Start) -> None:
     command = unisock("serve", "--help")
-    while "asgi, starlette, fastapi, falcon, flask" not in command.line():
+    while "asgi, starlette, fastapi, falcon, flask, aiohttp" not in command.line():
         continue
     assert command.wait() == 0
 
@@ -181,7 +182,7 @@ def test_the_command_imports_no_framework() -> None:
     assert not imported_by("unisock.cli") & HEAVY
 
 
-HEAVY = {"falcon", "fastapi", "flask", "gevent", "starlette", "uvicorn", "websockets"}
+HEAVY = {"aiohttp", "falcon", "fastapi", "flask", "gevent", "starlette", "uvicorn", "websockets"}
 
 
 def imported_by(module: str) -> set[str]:

@@ -74,9 +74,11 @@ def test_the_wheel_is_typed(wheel_files: set[str]) -> None:
     assert "unisock/py.typed" in wheel_files
 
 
-def test_the_wheel_has_one_top_level_package(wheel_files: set[str]) -> None:
+def test_the_wheels_top_level_packages(wheel_files: set[str]) -> None:
+    """And pytest's plugin is not in the wheel a second time."""
     tops = {name.partition("/")[0] for name in wheel_files}
-    assert {top for top in tops if not top.endswith(".dist-info")} == {"unisock"}
+    assert {top for top in tops if not top.endswith(".dist-info")} == {"unisock", "pytest_unisock"}
+    assert not [name for name in wheel_files if name.startswith("unisock/testing/pytest_unisock")]
 
 
 def test_the_wheel_requires_two_packages_and_no_more(distributions: tuple[Path, Path]) -> None:
@@ -86,7 +88,7 @@ def test_the_wheel_requires_two_packages_and_no_more(distributions: tuple[Path, 
     required = metadata.get_all("Requires-Dist") or []
     core = {entry for entry in required if "extra ==" not in entry}
     assert {entry.split(">=")[0] for entry in core} == {"msgspec", "multidict"}
-    extras = {"starlette", "fastapi", "falcon", "flask", "all", "dev"}
+    extras = {"starlette", "fastapi", "falcon", "flask", "aiohttp", "all", "dev"}
     assert extras <= set(metadata.get_all("Provides-Extra") or [])
 
 

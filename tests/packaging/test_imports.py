@@ -12,7 +12,7 @@ import pytest
 
 import unisock
 
-FRAMEWORKS = {"falcon", "fastapi", "flask", "starlette", "werkzeug"}
+FRAMEWORKS = {"aiohttp", "falcon", "fastapi", "flask", "starlette", "werkzeug"}
 SERVERS = {
     "gevent", "geventwebsocket", "granian", "gunicorn", "hypercorn", "uvicorn",
     "websockets", "wsproto",
@@ -60,6 +60,7 @@ def test_unisock_imports_no_framework_no_server_and_no_command_line() -> None:
         ("fastapi", {"fastapi", "starlette"}),
         ("falcon", {"falcon"}),
         ("flask", {"flask", "werkzeug"}),
+        ("aiohttp", {"aiohttp"}),
     ],
 )
 def test_an_adapter_imports_its_own_framework_only(adapter: str, own: set[str]) -> None:
@@ -101,6 +102,7 @@ except ModuleNotFoundError as exc:
         ("flask", "gevent"),
         ("flask", "geventwebsocket"),
         ("flask", "websockets"),
+        ("aiohttp", "aiohttp"),
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -112,7 +114,7 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     assert f"pip install 'unisock[{framework}]'" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["starlette", "fastapi", "falcon", "flask"])
+@pytest.mark.parametrize("name", ["starlette", "fastapi", "falcon", "flask", "aiohttp"])
 def test_an_adapter_is_found_by_its_entry_point(name: str) -> None:
     (entry,) = entry_points(group="unisock.adapters", name=name)
     assert callable(entry.load().mount)
@@ -152,6 +154,7 @@ def test_a_star_import_gives_them_and_nothing_else() -> None:
         ("falcon", {"WebSocketResource", "mount", "responder"}),
         ("flask", {"WebSocketHandler", "mount", "view"}),
         ("gunicorn", {"WebSocketWorker"}),
+        ("aiohttp", {"mount", "view"}),
     ],
 )
 def test_an_adapter_has_the_names_that_are_documented(adapter: str, names: set[str]) -> None:

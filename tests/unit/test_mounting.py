@@ -110,7 +110,9 @@ def test_wrong_arguments_are_told_at_once(
 
 @pytest.mark.parametrize("app", [None, object(), "app", App(), handler, App])
 def test_an_unknown_application_lists_the_frameworks(app: object) -> None:
-    with pytest.raises(TypeError, match=r"falcon, fastapi, flask, starlette.*unisock") as caught:
+    with pytest.raises(
+        TypeError, match=r"aiohttp, falcon, fastapi, flask, starlette.*unisock"
+    ) as caught:
         unisock.mount(app, "/", handler)
     assert type(app).__qualname__ in str(caught.value)
 
@@ -131,7 +133,8 @@ def test_importing_unisock_imports_no_framework_and_no_server() -> None:
     ).stdout.split()
     assert "unisock" in imported
     others = "starlette fastapi falcon flask werkzeug gevent geventwebsocket websockets uvicorn"
-    assert not set(imported) & {*others.split(), "pydantic", "anyio", "hypercorn", "granian"}
+    more = {"aiohttp", "pydantic", "anyio", "hypercorn", "granian"}
+    assert not set(imported) & {*others.split(), *more}
     assert "unisock.adapters" not in imported
 
 

@@ -6,6 +6,7 @@ import asyncio
 import string
 from collections.abc import Callable, Iterable, Mapping
 from dataclasses import dataclass
+from difflib import get_close_matches
 from types import TracebackType
 from typing import Any, Protocol, TypeAlias, cast
 from urllib.parse import quote, unquote, urlsplit
@@ -17,9 +18,9 @@ from unisock.handshake import Address
 from unisock.options import OptionsDict
 from unisock.paths import PathTemplate
 
-from .errors import PeerError
+from .errors import ConnectionRejected, PeerError
 from .peer import Peer
-from .sockets import SocketWire, is_handler
+from .sockets import MEMORY, SocketWire, check_framework, is_handler
 from .sync import LoopThread, SyncPeer
 from .watchdog import Watchdog
 from .watching import WatchedHandler
@@ -32,6 +33,11 @@ Raises: TypeAlias = type[BaseException] | tuple[type[BaseException], ...]
 DEFAULT_TIMEOUT = 1.0
 """Seconds; `unisock.testing.connect` says what they are for."""
 
+# The arguments of `connect` beside the options.
+_OWN = (
+    "on", "path", "headers", "subprotocols", "cookies", "client", "state", "timeout", "raises",
+    "check_leaks",
+)  # fmt: skip
 # What every handshake has (RFC 6455, section 4.1).
 _HANDSHAKE = (
     ("Upgrade", "websocket"),
@@ -132,7 +138,7 @@ def connect(
             served by its own server.
         url: ``/rooms/7?x=1``, or all of ``ws://app.example/rooms/7``.
         on: the framework to mount the handler on, as ``"falcon"``, behind its
-            server and a real socket; `None` for memory, with neither.
+            server and a real socket; ``"memory"``, or `None`, for neither.
         path: the template that the handler is mounted with; by default the path
             of `url` itself.
         headers: request headers, a mapping or pairs.
@@ -153,7 +159,8 @@ def connect(
     Raises (on entering):
         ConnectionRejected: the handshake was answered with an HTTP response.
         PeerTimeout: the handler neither accepts nor rejects.
-        Exception: what the handler raised before it accepted.
+        Exception: what the handler raised before it accepted, unless `raises` says
+            so: then it is the cause of `ConnectionRejected`.
 
     Raises (on leaving):
         PeerTimeout: the handler has not ended.
@@ -165,10 +172,15 @@ def connect(
     wait = DEFAULT_TIMEOUT if timeout is None else timeout
     if wait <= 0:
         raise ValueError(f"timeout= must be above 0, not {timeout!r}")
+    if on is not None:
+        check_framework(on)
+    for name in options:
+        if name not in OptionsDict.__annotations__ and (close := get_close_matches(name, _OWN, 1)):
+            raise TypeError(f"unknown argument {name!r}; did you mean {close[0]!r}?")
     handler = _handler(target, cast(OptionsDict, options))
     if handler is None and (path or state or raises or options):
         raise TypeError("an application has its own routes and options: give the URL alone")
-    if handler is not None and on is None:
+    if handler is not None and on in (None, MEMORY):
         return Connecting(
             lambda: MemoryWire(handler, request.in_memory()), wait, raises, check_leaks
         )
@@ -205,8 +217,12 @@ class Connecting:
         self._watchdog.start()
         try:
             await self._peer._open()
-        except BaseException:
+        except BaseException as exc:
             await self._take_down()
+            failure = self._peer.exception
+            if isinstance(exc, ConnectionRejected) and failure and not self._expects(failure):
+                failure.add_note(str(exc))
+                raise failure from None
             raise
         return self._peer
 
@@ -222,6 +238,9 @@ class Connecting:
             await self._take_down()
         self._judge(exc, error)
 
+    def _expects(self, failure: BaseException) -> bool:
+        return self._raises is not None and isinstance(failure, self._raises)
+
     def _judge(self, exc: BaseException | None, error: PeerError | None) -> None:
         """Raise what is wrong, the handler's failure before all else.
 
@@ -230,7 +249,7 @@ class Connecting:
             error: what is wrong with the handler's end.
         """
         failure = self._peer.exception
-        if failure is not None and self._raises and isinstance(failure, self._raises):
+        if failure is not None and self._expects(failure):
             failure = None
         elif failure is None and error is None and self._raises:
             error = self._peer._not_raised(self._raises)
@@ -316,6 +335,8 @@ def _request(
 
 def _split(url: str) -> tuple[str, str, str]:
     """Scheme, host and target of a URL, or of its path and query alone."""
+    if not isinstance(url, str):
+        raise TypeError(f"a URL is a str, not {type(url).__name__}")
     parts = urlsplit(url)
     if url.startswith("/") and not parts.netloc:
         scheme, host = "ws", "localhost"

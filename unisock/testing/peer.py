@@ -37,6 +37,7 @@ class Peer:
         self._wire = wire
         self._timeout = timeout
         self._answer: Answer | None = None
+        self._is_paused = False
         self._put_back: list[str | bytes] = []  # by `receive_nothing`
 
     # The handshake
@@ -239,15 +240,17 @@ class Peer:
 
     def pause_reading(self) -> None:
         """Read no more, so that the handler's sends wait; leaving the block reads on."""
+        self._is_paused = True
         self._wire.pause_reading()
 
     def resume_reading(self) -> None:
         """Read on."""
+        self._is_paused = False
         self._wire.resume_reading()
 
     async def stop_server(self) -> None:
         """Stop the server that the handler runs on."""
-        await self._within(self._wire.stop_server(), "the server to stop")
+        await self._wire.stop_server()  # which has a time of its own
 
     # Of `connect`
 
@@ -255,8 +258,8 @@ class Peer:
         """Make the connection.
 
         Raises:
-            ConnectionRejected: the handshake was rejected.
-            Exception: what the handler raised meanwhile.
+            ConnectionRejected: the handshake was rejected; its cause is what the
+                handler has raised, if that is why.
         """
         await self._wire.prepare()
         self._answer = answer = await self._within(
@@ -265,17 +268,15 @@ class Peer:
         if answer.status_code == 101:
             return
         await self._ended()
-        if self.exception is not None:
-            raise self.exception
         shown = f": {_show(answer.body)}" if answer.body else ""
         text = f"the handshake was rejected with {answer.status_code}{shown}"
         raise ConnectionRejected(
             "\n".join([text, *self._hints()]), answer.status_code, answer.headers, answer.body
-        )
+        ) from self.exception
 
     async def _finish(self, check_leaks: bool) -> PeerError | None:
         """Close, and wait for the handler's end; return what is wrong with that."""
-        self._wire.resume_reading()
+        self.resume_reading()
         try:
             await self.close()
             await self._ended()
@@ -339,6 +340,10 @@ class Peer:
         dots = "…, " if wire.sent > len(wire.last_sent) else ""
         number = f"{wire.sent} message{'' if wire.sent == 1 else 's'}"
         lines.append(f"it has sent {number}: {dots}{shown}" if shown else "it has sent no message")
+        if wire.watch is None:
+            lines[-1] += "; where it is, is known if you connect() to the handler itself"
+        if self._is_paused:
+            lines.append("the peer does not read: it knows of no more until resume_reading()")
         return lines
 
     async def _disconnect(self, when: str) -> WebSocketDisconnect:

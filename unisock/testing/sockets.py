@@ -7,6 +7,7 @@ import contextlib
 import socket
 import threading
 from collections.abc import Iterable, Mapping
+from importlib.util import find_spec
 from inspect import signature
 from types import MappingProxyType, TracebackType
 from typing import TYPE_CHECKING, Any, ClassVar
@@ -27,6 +28,9 @@ if TYPE_CHECKING:
 
     from .connecting import Request
 
+MEMORY = "memory"
+"""What stands for no framework and no server."""
+
 _HOST = "127.0.0.1"
 # Seconds that a server may take to start, with all its imports, on a slow machine.
 _START_TIMEOUT = 60.0
@@ -36,6 +40,16 @@ _GRACE = 1.0
 _MARGIN = 0.5
 # How many messages are read ahead of the test, beside what the system holds.
 _READ_AHEAD = 1
+
+
+def check_framework(on: str) -> None:
+    """Raise for a name that is none.
+
+    Raises:
+        ValueError: it is not; the message has those that are.
+    """
+    if on not in FRAMEWORKS and on != MEMORY:
+        raise ValueError(f"on={on!r} is no framework: use one of {', '.join(FRAMEWORKS)}")
 
 
 def framework_of(app: object) -> str | None:
@@ -75,11 +89,12 @@ def server_for(
         ValueError: `on` is none that is known.
         unisock.serving.ServeError: a package is missing; the message names it.
     """
-    if on is not None and on not in FRAMEWORKS:
-        raise ValueError(f"on={on!r} is no framework: use one of {', '.join(FRAMEWORKS)}")
+    if on is not None:
+        check_framework(on)
     if is_handler(target):
-        if on is None:
+        if on in (None, MEMORY):
             raise TypeError("a handler is served on a framework: say which with on=")
+        assert on is not None
         return prepare(on, Service(target, path, options), _GRACE)
     if options or path != "/":
         raise TypeError("an application has its own routes and options")
@@ -265,6 +280,11 @@ class SocketWire(Wire):
 
     async def prepare(self) -> None:
         """Start the server, unless it runs."""
+        if find_spec("websockets") is None:
+            raise ModuleNotFoundError(
+                "a peer on a socket needs the package websockets: pip install websockets",
+                name="websockets",
+            )
         path = _spell(self._request) if isinstance(self._target, WatchedHandler) else "/"
         self._server = await asyncio.to_thread(SharedServer.acquire, self._target, self._on, path)
 

@@ -18,12 +18,14 @@ from weakref import WeakKeyDictionary
 
 from unisock.handlers import Handler, MountedHandler, prepare
 from unisock.options import OptionsDict
+from unisock.runtime import Runtime
 from unisock.session import Session
 
-from .errors import PeerTimeout
+from .errors import PeerError, PeerTimeout
 
 __tracebackhide__ = True  # pytest shows the lines of the test, and of the handler
 
+_STRAY = "it awaited what another task has cancelled; catch that where it is awaited"
 _NOWHERE = "  (no code of yours: it has not begun, or has returned)"
 # Modules whose frames say nothing about a handler.
 _NOT_THE_USERS = ("unisock", "asyncio", "threading", "concurrent", "contextlib", "gevent")
@@ -43,17 +45,24 @@ current: ContextVar[Watch | None] = ContextVar("unisock_testing_watch", default=
 class Watch:
     """One connection's handler, seen from the test, which may be in another thread.
 
+    Args:
+        name: the handler's.
+        runtime: what its connection waits with.
+
     Attributes:
         name: the handler's.
         done: set when the handler has ended and the connection with it.
-        error: what went on to the framework, if anything.
+        error: what went on to the framework, if anything; a cancellation that no
+            server has asked for is a `PeerError`.
         struck: what was raised where it blocked the event loop.
         said: the warnings and errors that unisock logged for the connection.
         tasks: the tasks that the handler and its tasks have started.
     """
 
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, runtime: Runtime) -> None:
         self.name = name
+        self._runtime = runtime
+        self._is_stopped = False
         self.done: futures.Future[None] = futures.Future()
         self.error: BaseException | None = None
         self.struck: PeerTimeout | None = None
@@ -68,7 +77,7 @@ class Watch:
     @property
     def failure(self) -> BaseException | None:
         """The handler's error; a cancellation by a server that stops is none."""
-        return None if isinstance(self.error, asyncio.CancelledError) else self.error
+        return None if self._is_stopped else self.error
 
     def left(self) -> list[asyncio.Task[Any]]:
         """The tasks that are still running."""
@@ -101,6 +110,10 @@ class Watch:
                 await running
         except BaseException as exc:
             self.error = exc
+            self._is_stopped = self._runtime.is_cancellation(exc)
+            if isinstance(exc, asyncio.CancelledError) and not self._is_stopped:
+                self.error = PeerError(f"the handler {self.name} has raised {exc!r}: {_STRAY}")
+                self.error.__cause__ = exc
             raise
         finally:
             logger.removeHandler(ear)
@@ -121,7 +134,7 @@ class Watch:
         if not self._called:
             return f"the handler {self.name} has not been called"
         if self.done.done():
-            how = f"raised {self.error!r}" if self.error else "has returned"
+            how = f"has raised {self.error!r}" if self.error else "has ended"
             return f"the handler {self.name} {how}"
         lines = [f"the handler {self.name} is at:", *(_format(self._frames()) or [_NOWHERE])]
         if self._blocks():
@@ -181,7 +194,7 @@ class WatchedHandler(MountedHandler):
         """Run a session and watch it."""
         handshake = session.transport.handshake
         port = handshake.client.port if handshake.client else 0
-        watch = self.watches[port] = Watch(self._qualname)
+        watch = self.watches[port] = Watch(self._qualname, session.transport.runtime)
         for name, value in self.states.pop(port, {}).items():
             handshake.state[name] = value
         return watch.follow(self._mounted.run(session))

@@ -85,4 +85,4 @@ def unisock_connect(pytestconfig: pytest.Config) -> Connect:
 @pytest.fixture
 def unisock_client(unisock_connect: Connect, unisock_adapter: str) -> Connect:
     """`unisock_connect` on an adapter, behind its server: the test runs once on each."""
-    return partial(unisock_connect, on=None if unisock_adapter == _MEMORY else unisock_adapter)
+    return partial(unisock_connect, on=unisock_adapter)

@@ -1,0 +1,54 @@
+"""The server process of aiohttp's row: ``python serve.py PORT``."""
+
+from __future__ import annotations
+
+import logging
+import sys
+from typing import Any
+
+from aiohttp import web
+
+import unisock
+from unisock.adapters.aiohttp import view
+from unisock.conformance.clauses_mounting import tell_room
+from unisock.conformance.harness import journal_as, mount_all, use_http_error
+
+_HTTP_ERRORS = {403: web.HTTPForbidden, 404: web.HTTPNotFound, 409: web.HTTPConflict}
+
+
+@web.middleware
+async def leave(request: web.Request, handler: Any) -> web.StreamResponse:
+    """Leave something for the handler, and tell of the errors that pass."""
+    request["left_by_middleware"] = "yes"
+    try:
+        response: web.StreamResponse = await handler(request)
+    except web.HTTPException:
+        raise
+    except Exception as exc:
+        journal_as(request.query.get("id", ""), "framework-error", type=type(exc).__name__)
+        raise
+    return response
+
+
+async def page(request: web.Request) -> web.Response:
+    return web.Response(text="the page")
+
+
+def make_app() -> web.Application:
+    """Everything that a row's server has."""
+    use_http_error(lambda status: _HTTP_ERRORS[status]())
+    app = web.Application(middlewares=[leave])
+    mount_all(app)
+    below = web.Application()
+    mount_all(below)
+    app.add_subapp("/prefix", below)
+    routes = web.RouteTableDef()
+    unisock.mount(routes, "/routed/{room}", tell_room)
+    unisock.mount(app.router, "/dispatched/{room}", tell_room)
+    app.add_routes([web.get("/page", page), web.get("/by-hand/{room}", view(tell_room)), *routes])
+    return app
+
+
+if __name__ == "__main__":
+    logging.basicConfig(level=logging.INFO, format="%(levelname)s %(name)s: %(message)s")
+    web.run_app(make_app(), host="127.0.0.1", port=int(sys.argv[1]), shutdown_timeout=3, print=None)
