@@ -312,9 +312,13 @@ class SocketWire(Wire):
                 open_timeout=None,
                 ping_interval=None,
             )
-        except InvalidStatus as exc:
+        except (InvalidStatus, ValueError) as exc:
+            # It would follow a redirect, if it could: its ValueError is of that.
+            rejection = exc if isinstance(exc, InvalidStatus) else exc.__cause__
+            if not isinstance(rejection, InvalidStatus):
+                raise
             self.inbox.disconnect(1006)
-            return _answer(exc.response, None)
+            return _answer(rejection.response, None)
         self._reader = asyncio.create_task(self._read(self._ws))
         assert self._ws.response is not None
         return _answer(self._ws.response, self._ws.subprotocol)

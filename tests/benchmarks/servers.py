@@ -1,0 +1,217 @@
+"""The servers that are measured: each framework's own handlers, and unisock's on it.
+
+The native handlers are as the framework's documentation teaches them.  Imports of
+frameworks stand in functions, so that a process loads what it serves and no more.
+"""
+
+import json
+import os
+from collections.abc import Callable
+from functools import partial
+from importlib import import_module
+from pathlib import Path
+from typing import Any
+
+import unisock
+from tests.servers import Server
+
+ROOT = Path(__file__).parents[2]
+
+
+def _handlers(websocket_class: type) -> dict[str, Any]:
+    """Of unisock, Starlette and FastAPI: these lines are the same for all three."""
+    members: set[Any] = set()
+
+    async def text(ws: Any) -> None:
+        await ws.accept()
+        async for message in ws.iter_text():
+            await ws.send_text(message)
+
+    async def as_json(ws: Any) -> None:
+        await ws.accept()
+        async for message in ws.iter_json():
+            await ws.send_json(message)
+
+    async def binary(ws: Any) -> None:
+        await ws.accept()
+        async for message in ws.iter_bytes():
+            await ws.send_bytes(message)
+
+    async def push(ws: Any) -> None:
+        await ws.accept()
+        members.add(ws)
+        try:
+            async for message in ws.iter_text():
+                for member in tuple(members):
+                    await member.send_text(message)
+        finally:
+            members.discard(ws)
+
+    handlers = {"/text": text, "/json": as_json, "/binary": binary, "/push": push}
+    for handler in handlers.values():
+        handler.__annotations__["ws"] = websocket_class  # FastAPI looks at it
+    return handlers
+
+
+def _mounted(module: str, class_name: str, *arguments: str) -> Any:
+    """An application of that class, with unisock's handlers."""
+    app = getattr(import_module(module), class_name)(*arguments)
+    for path, handler in _handlers(unisock.WebSocket).items():
+        unisock.mount(app, path, handler)
+    return app
+
+
+SENDERS: set[Any] = set()
+
+
+async def bare_asgi(scope: Any, receive: Any, send: Any) -> None:
+    """No framework: what the server itself takes."""
+    assert scope["type"] == "websocket"  # uvicorn asks for a lifespan, too
+    path = scope["path"]
+    await receive()
+    await send({"type": "websocket.accept"})
+    SENDERS.add(send)
+    while (message := await receive())["type"] == "websocket.receive":
+        if path == "/binary":
+            await send({"type": "websocket.send", "bytes": message["bytes"]})
+        elif path == "/json":
+            value = json.loads(message["text"])
+            await send({"type": "websocket.send", "text": json.dumps(value)})
+        else:
+            for sender in tuple(SENDERS) if path == "/push" else (send,):
+                await sender({"type": "websocket.send", "text": message["text"]})
+    SENDERS.discard(send)
+
+
+def starlette() -> Any:
+    from starlette.applications import Starlette
+    from starlette.routing import WebSocketRoute
+    from starlette.websockets import WebSocket
+
+    return Starlette(routes=[WebSocketRoute(*route) for route in _handlers(WebSocket).items()])
+
+
+def fastapi() -> Any:
+    from fastapi import FastAPI, WebSocket
+
+    app = FastAPI()
+    for path, handler in _handlers(WebSocket).items():
+        app.websocket(path)(handler)
+    return app
+
+
+def falcon() -> Any:
+    """Falcon takes the `WebSocketDisconnected` that ends each loop for a normal end."""
+    from falcon.asgi import App, Request, WebSocket
+
+    members: set[WebSocket] = set()
+
+    class Echo:
+        async def on_websocket_text(self, req: Request, ws: WebSocket) -> None:
+            await ws.accept()
+            while True:
+                await ws.send_text(await ws.receive_text())
+
+        async def on_websocket_json(self, req: Request, ws: WebSocket) -> None:
+            await ws.accept()
+            while True:
+                await ws.send_media(await ws.receive_media())
+
+        async def on_websocket_binary(self, req: Request, ws: WebSocket) -> None:
+            await ws.accept()
+            while True:
+                await ws.send_data(await ws.receive_data())
+
+        async def on_websocket_push(self, req: Request, ws: WebSocket) -> None:
+            await ws.accept()
+            members.add(ws)
+            try:
+                while True:
+                    message = await ws.receive_text()
+                    for member in tuple(members):
+                        await member.send_text(message)
+            finally:
+                members.discard(ws)
+
+    app: Any = App()
+    for name in ("text", "json", "binary", "push"):
+        app.add_route(f"/{name}", Echo(), suffix=name)
+    return app
+
+
+def flask() -> Any:
+    """With gevent-websocket, whose `receive` returns None at the end."""
+    from flask import Flask, request
+
+    app = Flask("native")
+    members: set[Any] = set()
+
+    @app.route("/text", endpoint="text", websocket=True)
+    @app.route("/binary", endpoint="binary", websocket=True)
+    def echo() -> str:
+        ws = request.environ["wsgi.websocket"]
+        while (message := ws.receive()) is not None:
+            ws.send(message)
+        return ""
+
+    @app.route("/json", websocket=True)
+    def as_json() -> str:
+        ws = request.environ["wsgi.websocket"]
+        while (message := ws.receive()) is not None:
+            ws.send(json.dumps(json.loads(message)))
+        return ""
+
+    @app.route("/push", websocket=True)
+    def push() -> str:
+        ws = request.environ["wsgi.websocket"]
+        members.add(ws)
+        while (message := ws.receive()) is not None:
+            for member in tuple(members):
+                member.send(message)
+        members.discard(ws)
+        return ""
+
+    return app
+
+
+SUBJECTS: dict[str, Callable[[], Any]] = {
+    "bare ASGI": lambda: bare_asgi,
+    "Starlette": starlette,
+    "unisock on Starlette": partial(_mounted, "starlette.applications", "Starlette"),
+    "FastAPI": fastapi,
+    "unisock on FastAPI": partial(_mounted, "fastapi", "FastAPI"),
+    "Falcon": falcon,
+    "unisock on Falcon": partial(_mounted, "falcon.asgi", "App"),
+    "Flask": flask,
+    "unisock on Flask": partial(_mounted, "flask", "Flask", "mounted"),
+}
+"""What is measured; the two of a pair stand side by side, and run one after the other."""
+
+PAIRS = [
+    *((f"unisock on {name}", name) for name in ("Starlette", "FastAPI", "Falcon", "Flask")),
+    ("unisock on Flask", "Starlette"),
+    ("unisock on Starlette", "bare ASGI"),
+]
+"""What is compared with what; the first four are unisock and the framework it is on."""
+
+
+def serve() -> None:
+    """Serve the subject, on the port, that the environment names."""
+    subject, port = os.environ["SUBJECT"], int(os.environ["PORT"])
+    app = SUBJECTS[subject]()
+    if subject.endswith("Flask"):
+        from gevent.pywsgi import WSGIServer
+
+        module = "geventwebsocket.handler" if subject == "Flask" else "unisock.adapters.flask"
+        handler_class = import_module(module).WebSocketHandler
+        WSGIServer(("127.0.0.1", port), app, handler_class=handler_class, log=None).serve_forever()
+    else:
+        import uvicorn
+
+        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+
+
+def start(subject: str, folder: Path) -> Server:
+    """A subject in a process of its own; `folder` takes its log."""
+    source = "from tests.benchmarks.servers import serve\n\nserve()\n"
+    return Server(folder, source, SUBJECT=subject, PYTHONPATH=str(ROOT))
