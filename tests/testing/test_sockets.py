@@ -11,7 +11,7 @@ from websockets.sync.client import connect as connect_client
 from tests.testing.twins import twins
 from unisock import HandshakeRejected, WebSocket
 from unisock.serving import FRAMEWORKS, Service
-from unisock.testing import Connect, ConnectionRejected, serve
+from unisock.testing import Connect, ConnectionRejected, connect, serve
 
 ON = pytest.mark.parametrize("on", list(FRAMEWORKS))
 ON_MEMORY_TOO = pytest.mark.parametrize("on", [None, *FRAMEWORKS])
