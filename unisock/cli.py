@@ -55,13 +55,14 @@ import signal, sys
 signal.signal(signal.SIGINT, signal.SIG_DFL)
 sys.path.insert(0, "")
 stdout, sys.stdout = sys.stdout, sys.stderr
+failure = None
 try:
     __import__(sys.argv[-1].partition(":")[0])
-except (Exception, SystemExit):
-    pass  # it is told when it is tried again
+except (Exception, SystemExit) as exc:
+    failure = exc
 sys.stdout = stdout
-from unisock.cli import main
-sys.exit(main(["doctor", "--imported", *sys.argv[1:]]))
+from unisock.cli import doctor_of_app
+sys.exit(doctor_of_app(sys.argv[1:], failure))
 """
 
 
@@ -151,6 +152,20 @@ def _doctor(args: argparse.Namespace) -> int:
         report = doctor.examine(args.app, _load(args.app) if args.app else None)
     print(report.as_json() if args.json else report.as_text())
     return 1 if report.warnings else 0
+
+
+def doctor_of_app(argv: Sequence[str], failure: BaseException | None) -> int:
+    """The rest of ``unisock doctor MODULE:APP``, when the module was imported.
+
+    Args:
+        argv: its arguments.
+        failure: what the import has raised; it is not tried a second time.
+    """
+    if failure is None:
+        return main(["doctor", "--imported", *argv])
+    reason = _why_not_imported(failure, argv[-1].partition(":")[0])
+    print(f"unisock doctor: {' '.join(reason.split())}", file=sys.stderr)
+    return 2
 
 
 # What is named

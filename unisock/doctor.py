@@ -131,7 +131,7 @@ def examine(spec: str | None = None, app: Any = None) -> Report:
     packages = {name: _package(name, bounds.get(name)) for name in names}
     warnings = [*check_process(), *_check_packages(packages.values()), *_check_servers(packages)]
     if spec is not None:
-        warnings += _check_app(app, vars(sys.modules[spec.partition(":")[0]]).values())
+        warnings += _check_app(spec, app, vars(sys.modules[spec.partition(":")[0]]).values())
     pairs = list(_pairs({package.name for package in packages.values() if package.works}))
     return Report(__version__, platform.python_version(), [*packages.values()], pairs, warnings)
 
@@ -272,14 +272,17 @@ def _stock_handler(what: str, remedy: str) -> Finding:
 # The application and the process
 
 
-def _check_app(app: Any, names: Iterable[Any]) -> Iterator[Finding]:
+def _check_app(spec: str, app: Any, names: Iterable[Any]) -> Iterator[Finding]:
     """Look at an application, and at what else its module has."""
     if not isinstance(app, ASGIApp):
         try:
             _find(app)
-        except TypeError as exc:
+        except TypeError:
             yield Finding(
-                "unknown-app", str(exc), "name the application itself, not what wraps or makes it"
+                "unknown-app",
+                f"{spec} is no application of a framework whose adapter is installed, but of type "
+                f"{type(app).__module__}.{type(app).__qualname__}",
+                "name the application itself, not what wraps or makes it",
             )
     if hasattr(app, "url_map") and hasattr(app, "view_functions"):
         yield from _check_flask_rules(app)

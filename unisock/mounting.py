@@ -46,14 +46,20 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
 
 
 def _find(app: object) -> EntryPoint:
-    known = {entry.name: entry for entry in entry_points(group=GROUP)}
+    known = adapters()
     for package in packages_of(type(app)):
         if package in known:
             return known[package]
     raise TypeError(
         f"cannot mount on {type(app).__module__}.{type(app).__qualname__}; frameworks known: "
-        f"{', '.join(sorted(known))}; install one with: pip install 'unisock[NAME]'"
+        f"{', '.join(sorted(known))}; install one with: pip install 'unisock[NAME]', or the "
+        "distribution that has its adapter"
     )
+
+
+def adapters() -> dict[str, EntryPoint]:
+    """The adapters that are installed, by the package of their framework."""
+    return {entry.name: entry for entry in entry_points(group=GROUP)}
 
 
 def packages_of(cls: type) -> Iterator[str]:

@@ -13,6 +13,7 @@ from unisock.messages import decode, encode
 from unisock.transport import ConnectionLost
 
 from .errors import ConnectionRejected, LeakedTasks, PeerError, PeerTimeout, UnexpectedMessage
+from .watching import describe_task
 from .wires import Answer, Wire
 
 __tracebackhide__ = True  # pytest shows the lines of the test, and of the handler
@@ -285,7 +286,7 @@ class Peer:
         watch = self._wire.watch
         if not check_leaks or watch is None or not watch.left():
             return None
-        names = "\n".join(f"  {task.get_coro()!r}" for task in watch.left())
+        names = "\n".join(f"  {describe_task(task)}" for task in watch.left())
         return LeakedTasks(
             f"the handler {watch.name} has ended, but not what it started:\n{names}\n"
             "start it with ws.start_soon() or in an asyncio.TaskGroup, or cancel it in a `finally`"

@@ -15,7 +15,7 @@ from typing import TYPE_CHECKING, Any, ClassVar
 from multidict import CIMultiDict, CIMultiDictProxy
 
 from unisock.handlers import check_handler
-from unisock.mounting import packages_of
+from unisock.mounting import adapters, packages_of
 from unisock.paths import Parameter
 from unisock.serving import FRAMEWORKS, AppServer, Service, bind, prepare
 from unisock.transport import ConnectionLost
@@ -74,6 +74,12 @@ def is_handler(target: Any) -> bool:
         check_handler(target)
     except TypeError:
         if framework_of(target) is None:
+            for package in packages_of(type(target)):
+                if package in adapters():
+                    raise TypeError(
+                        f"{package} has an adapter, but there is no server for it here: run its "
+                        "own, or connect() to the handler"
+                    ) from None
             raise
         return False
     return True

@@ -300,6 +300,12 @@ def _format(frames: list[tuple[FrameType, int]]) -> list[str]:
     return [line.rstrip() for line in summary.format()]
 
 
+def describe_task(task: asyncio.Task[Any]) -> str:
+    """A task's name, and what it runs."""
+    coroutine = task.get_coro()
+    return f"{task.get_name()}: {getattr(coroutine, '__qualname__', coroutine)}"
+
+
 def format_thread(ident: int) -> str:
     """The stack of another thread, that runs a handler."""
     return format_frame(sys._current_frames().get(ident))

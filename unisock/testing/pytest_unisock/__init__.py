@@ -9,11 +9,14 @@ from __future__ import annotations
 
 import re
 from functools import partial
+from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
 
 if TYPE_CHECKING:
+    from _pytest.mark import ParameterSet
+
     from unisock.testing import Connect
 
 _MEMORY = "memory"
@@ -50,24 +53,30 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     for name in (*asked, *named):
         if name not in FRAMEWORKS and name != _MEMORY:
             known = ", ".join((*FRAMEWORKS, _MEMORY))
-            raise pytest.UsageError(f"unisock_adapters: {name!r} is none of {known}")
+            raise pytest.Collector.CollectError(f"unisock_adapters: {name!r} is none of {known}")
     installed = [name for name, framework in FRAMEWORKS.items() if framework.is_installed()]
     chosen = [name for name in named or installed if not asked or name in asked]
-    metafunc.parametrize(
-        "unisock_adapter",
-        [
-            name if name in (*installed, _MEMORY) else pytest.param(name, marks=_missing(name))
-            for name in chosen
-        ],
-    )
+    parameters = [_parameter(name, name in (*installed, _MEMORY)) for name in chosen]
+    if not parameters:
+        both = f"the marker has {', '.join(named)}, the setting {', '.join(asked)}"
+        parameters = [_skipped("none", f"unisock_adapters: {both}: no adapter is in both")]
+    metafunc.parametrize("unisock_adapter", parameters)
 
 
 def _names(text: str) -> list[str]:
     return [name for name in re.split(r"[,\s]+", text) if name]
 
 
-def _missing(name: str) -> pytest.MarkDecorator:
-    return pytest.mark.skip(reason=f"{name} is not installed: pip install 'unisock[{name}]'")
+def _parameter(name: str, is_installed: bool) -> str | ParameterSet:
+    if not is_installed:
+        return _skipped(name, f"{name} is not installed: pip install 'unisock[{name}]'")
+    if name != _MEMORY and find_spec("websockets") is None:
+        return _skipped(name, "a peer on a socket needs a client: pip install websockets")
+    return name
+
+
+def _skipped(name: str, reason: str) -> ParameterSet:
+    return pytest.param(name, marks=pytest.mark.skip(reason=reason))
 
 
 @pytest.fixture
