@@ -185,6 +185,8 @@ class AiohttpTransport(PullTransport):
         # Set when it is known whether there will be messages.
         self._decided = asyncio.Event()
         self.lost = asyncio.Event()
+        # Set at the end of the connection, which may come long before it is lost.
+        self._over: asyncio.Future[None] = loop.create_future()
         self._pinging: asyncio.Task[None] | None = None
         self._end_timer: asyncio.TimerHandle | None = None
 
@@ -193,6 +195,7 @@ class AiohttpTransport(PullTransport):
     def start(self, inbox: Inbox) -> None:
         """Take what the connection has handed over."""
         self._inbox = inbox
+        inbox.call_on_end(self._on_end)
         super().start(inbox)
 
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
@@ -246,10 +249,11 @@ class AiohttpTransport(PullTransport):
             raise ConnectionLost
 
     async def _until_taken(self) -> None:
-        while self._protocol.writing_paused and not self.lost.is_set():
+        while self._protocol.writing_paused and not self._over.done():
             # In a task of its own: aiohttp 3.14 shares one future among those who
             # wait, and a cancellation of one would be that of all.
-            await asyncio.shield(self._drain())
+            drained = asyncio.create_task(self._drain())
+            await asyncio.wait([drained, self._over], return_when=asyncio.FIRST_COMPLETED)
 
     async def _drain(self) -> None:
         with suppress(ConnectionError):
@@ -353,6 +357,11 @@ class AiohttpTransport(PullTransport):
             loop = asyncio.get_running_loop()
             self._end_timer = loop.call_later(self._options.close_timeout, self._connection.abort)
 
+    def _on_end(self) -> None:
+        """A peer that has closed, or been closed, need not read: no send waits for that."""
+        if not self._over.done():
+            self._over.set_result(None)
+
     def _on_lost(self) -> None:
         if self._end_timer is not None:
             self._end_timer.cancel()
@@ -360,6 +369,7 @@ class AiohttpTransport(PullTransport):
             self._pinging.cancel()
         self._decided.set()
         self.lost.set()
+        self._on_end()
 
     async def _keep_alive(self, interval: float) -> None:
         """Ping (RFC 6455, section 5.5.2); whatever comes after it is a sign of life."""

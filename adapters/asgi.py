@@ -7,6 +7,7 @@ Speaks the ASGI WebSocket protocol (asgiref's ``www`` specification, 2.0 to
 from __future__ import annotations
 
 import asyncio
+from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
 from functools import cached_property
@@ -140,9 +141,10 @@ class ASGITransport(PullTransport):
         self._is_granian = _is_granian(handshake.scope)
         self._receive = receive
         self._asgi_send = send
-        # One send at a time: whose, and what is set after it if others wait for that.
+        # One send at a time: whose it is in the server, and who comes next.
+        self._is_sending = False
         self._sender: asyncio.Task[Any] | None = None
-        self._sent: asyncio.Event | None = None
+        self._turns: deque[asyncio.Future[None]] = deque()
         self._is_over = False
         # How often the sender was cancelled when it was broken off.
         self._broken_off: int | None = None
@@ -192,11 +194,9 @@ class ASGITransport(PullTransport):
         key = "text" if isinstance(data, str) else "bytes"
         # uvicorn 0.54 on `websockets` fails where two sends wait for the peer.  No
         # asyncio.Lock, whose three coroutines cost more than all else here.
-        while self._sender is not None:
-            self._sent = self._sent or asyncio.Event()
-            await self._sent.wait()
-            if self._is_over:
-                raise ConnectionLost
+        if self._is_sending:
+            await self._turn()
+        self._is_sending = True
         self._sender = asyncio.current_task()
         try:
             await self._asgi_send({"type": "websocket.send", key: data})
@@ -210,9 +210,29 @@ class ASGITransport(PullTransport):
             if self._broken_off is not None:
                 self._was_broken_off()  # the server has made something else of it
             self._sender = None
-            if self._sent is not None:
-                self._sent.set()
-                self._sent = None
+            self._hand_over()
+
+    async def _turn(self) -> None:
+        """Wait for the sends that came before."""
+        turn = asyncio.get_running_loop().create_future()
+        self._turns.append(turn)
+        try:
+            await turn
+            if self._is_over:
+                raise ConnectionLost
+        except BaseException:
+            if turn.done() and not turn.cancelled():  # it was given, and is not taken
+                self._hand_over()
+            raise
+
+    def _hand_over(self) -> None:
+        """Give the turn to the next that waits for it."""
+        while self._turns:
+            turn = self._turns.popleft()
+            if not turn.cancelled():
+                turn.set_result(None)
+                return
+        self._is_sending = False
 
     def _on_end(self) -> None:
         """The peer has left, or the handler has: who waits for the peer to read waits for ever."""

@@ -194,3 +194,29 @@ def test_the_own_close_ends_a_send_that_waits_elsewhere() -> None:
 
     asyncio.run(main())
     assert codes == [4002]
+
+
+def test_each_sender_has_its_turn() -> None:
+    """In the order in which they came; one that is cancelled meanwhile is left out."""
+    sent: list[str] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        senders = [asyncio.create_task(ws.send(f"{n}")) for n in range(4)]
+
+        async def send_again() -> None:
+            await senders[0]
+            await ws.send("0 again")
+
+        again = asyncio.create_task(send_again())
+        await asyncio.sleep(0)
+        senders[2].cancel()
+        await asyncio.wait([*senders, again])
+
+    async def main() -> None:
+        server = Server()
+        await server.run(handler, lambda _: server.written.set())
+        sent.extend(server.sent)
+
+    asyncio.run(main())
+    assert sent == ["0", "1", "3", "0 again"]

@@ -239,7 +239,10 @@ async def test_tasks_that_outlive_the_handler_can_be_allowed(connect: Connect) -
 
     async with connect(leave, check_leaks=False):
         assert not tasks[0].done()
-    assert tasks[0].cancelled()
+    if tasks[0].get_loop().is_running():  # that of the test: nobody has ended it
+        assert not tasks[0].done()
+        tasks[0].cancel()
+        await asyncio.wait(tasks)
 
 
 @twins

@@ -226,7 +226,7 @@ _FLOOD = 4 * _BOUND
 _flooding: dict[str, int] = {}
 
 
-@mounted("/sending/flood/{name}")
+@mounted("/sending/flood/{name}", close_timeout=60)  # what it waits for is not that
 async def flood(ws: WebSocket) -> None:
     """Send until `_FLOOD` bytes are sent or the peer has gone."""
     await ws.accept()

@@ -211,6 +211,8 @@ class Connecting:
             raise RuntimeError(
                 "connect() needs asyncio: run the test on it, or write it plain, with `with`"
             ) from None
+        if hasattr(self, "_wire"):
+            raise RuntimeError("one connect() is one connection: call connect() again")
         self._wire = self._create_wire()
         self._watchdog = Watchdog(self._timeout)
         self._peer = Peer(self._wire, self._timeout)
@@ -264,8 +266,15 @@ class Connecting:
             raise error
 
     async def _take_down(self) -> None:
-        await self._wire.end(self._timeout)
-        self._watchdog.stop()
+        # In a task of its own, for this one may be cancelled again and again, as by
+        # anyio's scopes; what was started has to end all the same.
+        await asyncio.shield(asyncio.create_task(self._end()))
+
+    async def _end(self) -> None:
+        try:
+            await self._wire.end(self._timeout, self._check_leaks)
+        finally:
+            self._watchdog.stop()
 
     # For plain tests: the same in an event loop of its own
 

@@ -205,7 +205,9 @@ class SharedServer:
             self._users -= 1
             if self._users:
                 return
-        self.stop()
+            if self in self._open:  # while the lock is held: nobody gets what stops
+                self._open.remove(self)
+        self.thread.stop()
 
 
 class serve:  # noqa: N801  # a context manager that is used like a function, as contextlib's
@@ -271,8 +273,9 @@ class SocketWire(Wire):
         self._target = target
         self._request = request
         self._on = on
+        self._acquiring: asyncio.Task[SharedServer] | None = None
         self._server: SharedServer | None = None
-        self._port = 0
+        self._key = ""
         self._reading = asyncio.Event()
         self._reading.set()
         self._ws: ClientConnection | None = None
@@ -282,7 +285,7 @@ class SocketWire(Wire):
     def watch(self) -> Watch | None:
         """The watch over the handler; `None` if it is in an application."""
         handler = self._server.handler if self._server else None
-        return handler.watches.get(self._port) if handler else None
+        return handler.watches.get(self._key) if handler else None
 
     async def prepare(self) -> None:
         """Start the server, unless it runs."""
@@ -292,20 +295,30 @@ class SocketWire(Wire):
                 name="websockets",
             )
         path = _spell(self._request) if isinstance(self._target, WatchedHandler) else "/"
-        self._server = await asyncio.to_thread(SharedServer.acquire, self._target, self._on, path)
+        acquiring = asyncio.to_thread(SharedServer.acquire, self._target, self._on, path)
+        # A task, for who is cancelled while it starts has to stop it: see `end`.
+        self._acquiring = asyncio.create_task(acquiring)
+        self._server = await asyncio.shield(self._acquiring)
 
     async def open(self) -> Answer:
         """Connect, with the client of the `websockets` package."""
-        from websockets.asyncio.client import connect  # noqa: PLC0415  # for sockets alone
-        from websockets.exceptions import InvalidStatus  # noqa: PLC0415
+        # For sockets alone:
+        from websockets.asyncio.client import ClientConnection, connect  # noqa: PLC0415
 
         request = self._request
         assert self._server is not None
-        # One that is connected: the environment's proxy is not asked, and the port is known.
+        handler = self._server.handler
+        clients: list[ClientConnection] = []
+
+        def create(protocol: Any, **settings: Any) -> ClientConnection:
+            self._key = protocol.key
+            if handler is not None:
+                handler.states[self._key] = request.state
+            clients.append(ClientConnection(protocol, **settings))
+            return clients[0]
+
+        # One that is connected: the environment's proxy is not asked.
         connection = socket.create_connection((_HOST, self._server.thread.port))
-        self._port = connection.getsockname()[1]
-        if self._server.handler is not None:
-            self._server.handler.states[self._port] = request.state
         try:
             self._ws = await connect(
                 f"ws://{request.host}{request.target}",
@@ -317,14 +330,15 @@ class SocketWire(Wire):
                 max_queue=_READ_AHEAD,
                 open_timeout=None,
                 ping_interval=None,
+                create_connection=create,  # type: ignore[arg-type]  # it is called, and no more
             )
-        except (InvalidStatus, ValueError) as exc:
-            # It would follow a redirect, if it could: its ValueError is of that.
-            rejection = exc if isinstance(exc, InvalidStatus) else exc.__cause__
-            if not isinstance(rejection, InvalidStatus):
+        except Exception:
+            # That of a redirect, too, which it would follow if it could.
+            response = clients[0].response if clients else None
+            if response is None or response.status_code == 101:
                 raise
             self.inbox.disconnect(1006)
-            return _answer(rejection.response, None)
+            return _answer(response, None)
         self._reader = asyncio.create_task(self._read(self._ws))
         assert self._ws.response is not None
         return _answer(self._ws.response, self._ws.subprotocol)
@@ -396,15 +410,19 @@ class SocketWire(Wire):
         assert self._server is not None
         await asyncio.to_thread(self._server.stop)
 
-    async def end(self, patience: float) -> None:
+    async def end(self, patience: float, cancel_left: bool) -> None:
         """Drop the connection, and the server, which ends what the handler has left."""
-        if self._ws is not None:
-            self._ws.transport.abort()
-        if self._reader is not None:
-            self._reader.cancel()
-            await asyncio.wait([self._reader])
-        if self._server is not None:
-            await asyncio.to_thread(self._server.release)
+        try:
+            if self._ws is not None:
+                self._ws.transport.abort()
+            if self._reader is not None:
+                self._reader.cancel()
+                await asyncio.wait([self._reader])
+        finally:
+            if self._acquiring is not None:
+                await asyncio.wait([self._acquiring])
+                if self._acquiring.exception() is None:
+                    await asyncio.to_thread(self._acquiring.result().release)
 
 
 def _answer(response: Any, subprotocol: str | None) -> Answer:

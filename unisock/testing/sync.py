@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import contextlib
 import threading
 from collections.abc import Coroutine, Iterator
 from concurrent import futures
@@ -22,6 +23,8 @@ T = TypeVar("T")
 
 # Seconds that the loop's own timeouts have, which say more, before it is looked at.
 _MARGIN = 0.2
+# Seconds that a loop has to end; one whose tasks or threads go on is left to itself.
+_PATIENCE = 1.0
 
 
 class LoopThread:
@@ -62,11 +65,14 @@ class LoopThread:
             if LoopThread._shared is self:
                 LoopThread._shared = None
         self._loop.call_soon_threadsafe(self._stopping.set_result, None)
-        self._thread.join(_MARGIN if self.blocked else None)
+        self._thread.join(_MARGIN if self.blocked else _PATIENCE)
 
     def _run(self) -> None:
         with asyncio.Runner(loop_factory=lambda: self._loop) as runner:
-            runner.run(_wait(self._stopping))
+            while not self._stopping.done():
+                # What a handler raised to end the process is told by its watch.
+                with contextlib.suppress(KeyboardInterrupt, SystemExit):
+                    runner.run(_wait(self._stopping))
 
     def call(self, coroutine: Coroutine[Any, Any, T], timeout: float) -> T:
         """Run a coroutine, and wait for it.

@@ -176,26 +176,29 @@ class WatchedHandler(MountedHandler):
 
     Attributes:
         given: the two, to be compared.
-        watches: one for each connection, by the client's port.
-        states: what connections find in their `state`, by the client's port.
+        watches: one for each connection, by its Sec-WebSocket-Key.
+        states: what connections find in their `state`, by the same.
     """
 
     def __init__(self, handler: Handler, options: OptionsDict) -> None:
         check = prepare(handler, options)
         super().__init__(handler, check.options)
         self.given = (handler, options)
-        self.watches: dict[int, Watch] = {}
-        self.states: dict[int, Mapping[str, Any]] = {}
+        self.watches: dict[str, Watch] = {}
+        self.states: dict[str, Mapping[str, Any]] = {}
         self.blocks = check.blocks
-        # Prepared anew, around the function: only within is known where it runs.
-        self._mounted = prepare(_noting(handler), options) if check.blocks else check
+        self._mounted = check
+        if check.blocks and not isinstance(handler, MountedHandler):
+            # Prepared anew, around the function: only within is known where it runs.
+            self._mounted = prepare(_noting(handler), options)
 
     def run(self, session: Session) -> Coroutine[Any, Any, None]:
         """Run a session and watch it."""
         handshake = session.transport.handshake
-        port = handshake.client.port if handshake.client else 0
-        watch = self.watches[port] = Watch(self._qualname, session.transport.runtime)
-        for name, value in self.states.pop(port, {}).items():
+        # Not the client's port, which a server may take from X-Forwarded-For.
+        key = handshake.headers.get("sec-websocket-key", "")
+        watch = self.watches[key] = Watch(self._qualname, session.transport.runtime)
+        for name, value in self.states.pop(key, {}).items():
             handshake.state[name] = value
         return watch.follow(self._mounted.run(session))
 

@@ -103,8 +103,13 @@ class Wire(ABC):
         """Stop the server, as an operator does; return when the handler has been told."""
 
     @abstractmethod
-    async def end(self, patience: float) -> None:
-        """Take everything down; wait so many seconds for a handler that goes on."""
+    async def end(self, patience: float, cancel_left: bool) -> None:
+        """Take everything down; wait so many seconds for a handler that goes on.
+
+        Args:
+            patience: the seconds.
+            cancel_left: whether what the handler has left is cancelled too.
+        """
 
 
 class MemoryHandshake(Handshake):
@@ -324,11 +329,11 @@ class MemoryWire(Wire):
         assert self._serving is not None
         self._serving.cancel()
 
-    async def end(self, patience: float) -> None:
+    async def end(self, patience: float, cancel_left: bool) -> None:
         """Cancel the handler if it goes on, and what it has left."""
         if self._serving is None:
             return
-        left = [] if self.watch is None else self.watch.left()
+        left = self.watch.left() if cancel_left and self.watch is not None else []
         tasks = {task for task in (self._serving, *left) if not task.done()}
         for task in tasks:
             task.cancel()
