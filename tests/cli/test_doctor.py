@@ -348,3 +348,12 @@ def test_ctrl_c(unisock: Start, tmp_path: Path) -> None:
     command.send(signal.SIGINT, group=True)
     assert command.wait() == 130
     assert command.errors() == ""
+
+
+def test_a_module_is_imported_once_and_its_own_error_told(doctor: Doctor, tmp_path: Path) -> None:
+    """As one with a registry, where a second import fails by itself."""
+    source = "import sys\nassert not hasattr(sys, 'seen')\nsys.seen = True\nimport not_there\n"
+    tmp_path.joinpath("shop.py").write_text(source)
+    status, output, errors = doctor("shop:app")
+    assert (status, output) == (2, "")
+    assert "importing shop failed: ModuleNotFoundError: No module named 'not_there'" in errors

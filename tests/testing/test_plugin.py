@@ -155,6 +155,25 @@ u.find_spec = lambda name, *a: None if name == "falcon" else find(name, *a)
     assert "falcon is not installed: pip install 'unisock[falcon]'" in text
 
 
+def test_without_a_client_what_needs_a_socket_is_skipped(run_pytest: Run) -> None:
+    hides = """
+import importlib.util as u
+find = u.find_spec
+u.find_spec = lambda name, *a: None if name == "websockets" else find(name, *a)
+"""
+    ini = "unisock_adapters = aiohttp, memory"
+    outcomes, text = run_pytest(SHARED, "-k", "test_text", conftest=hides, ini=ini)
+    assert outcomes == {"test_text[aiohttp]": "SKIPPED", "test_text[memory]": "PASSED"}, text
+    assert "a peer on a socket needs a client: pip install websockets" in text
+
+
+def test_a_marker_that_the_setting_leaves_nothing_of(run_pytest: Run) -> None:
+    source = MARKED.replace("'x'", "'aiohttp'")
+    outcomes, text = run_pytest(source, "-k", "test_text", ini="unisock_adapters = falcon")
+    assert set(outcomes.values()) == {"SKIPPED"}, text
+    assert "the marker has aiohttp, the setting falcon: no adapter is in both" in text
+
+
 def test_nothing_is_imported_until_it_is_used(run_pytest: Run) -> None:
     source = """
 import sys

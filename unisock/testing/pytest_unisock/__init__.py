@@ -7,9 +7,9 @@ test asks for a fixture.
 
 from __future__ import annotations
 
+import importlib.util
 import re
 from functools import partial
-from importlib.util import find_spec
 from typing import TYPE_CHECKING
 
 import pytest
@@ -70,7 +70,7 @@ def _names(text: str) -> list[str]:
 def _parameter(name: str, is_installed: bool) -> str | ParameterSet:
     if not is_installed:
         return _skipped(name, f"{name} is not installed: pip install 'unisock[{name}]'")
-    if name != _MEMORY and find_spec("websockets") is None:
+    if name != _MEMORY and importlib.util.find_spec("websockets") is None:
         return _skipped(name, "a peer on a socket needs a client: pip install websockets")
     return name
 
