@@ -71,6 +71,7 @@ async def greet(ws: WebSocket) -> None:
     "for a message from the handler",
     "# the line of greet",
     "it has sent 1 message: 'hello'",
+    "hint: send it what it waits for",
 )
 async def waits_for_what_never_comes(connect: Connect, where: Where) -> None:
     async with connect(greet, **where) as peer:
@@ -82,7 +83,12 @@ async def never_accepts(ws: WebSocket) -> None:
     await asyncio.Event().wait()  # the line of never_accepts
 
 
-@bad(PeerTimeout, "for the handler to call accept() or reject()", "# the line of never_accepts")
+@bad(
+    PeerTimeout,
+    "for the handler to call accept() or reject()",
+    "# the line of never_accepts",
+    "hint: have it call one of them",
+)
 async def waits_for_accept(connect: Connect, where: Where) -> None:
     async with connect(never_accepts, **where):
         pytest.fail("it was entered")
@@ -127,7 +133,7 @@ async def deaf(ws: WebSocket) -> None:
     await asyncio.Event().wait()  # the line of deaf
 
 
-@bad(PeerTimeout, "for the handler to receive", "# the line of deaf")
+@bad(PeerTimeout, "for the handler to receive", "# the line of deaf", "hint: have it receive")
 async def handler_forgets_to_receive(connect: Connect, where: Where) -> None:
     async with connect(deaf, max_queue=4, **where) as peer:
         while True:

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncIterator, Coroutine
-from typing import Any, TypeVar, overload
+from typing import Any, NamedTuple, TypeVar, overload
 
 from multidict import CIMultiDictProxy
 
@@ -24,6 +24,37 @@ T = TypeVar("T")
 _SHOWN = 60
 # After so many turns of the loop a task that waits for nothing else has ended.
 _TURNS = 20
+
+
+class _Awaited(NamedTuple):
+    """What a wait is for, and what to do if it does not come."""
+
+    what: str
+    hint: str
+
+
+_ANSWER = _Awaited(
+    "the handler to call accept() or reject()",
+    "have it call one of them before it waits for anything else",
+)
+_MESSAGE = _Awaited(
+    "a message from the handler",
+    "send it what it waits for, or expect no more than it sends; if it is only slow, "
+    "raise timeout=",
+)
+_ROOM = _Awaited(
+    "the handler to receive, so that more can be sent to it",
+    "have it receive in a loop, or beside what it does (ws.start_soon)",
+)
+_CLOSE = _Awaited(
+    "the handler to close", "have it call close() or return; if it is only slow, raise timeout="
+)
+_CLOSE_ANSWER = _Awaited("the close to be answered", "see whether the handler blocks its server")
+_END = _Awaited(
+    "the handler to end, as its connection has ended",
+    "let the WebSocketDisconnect of its receives and sends end it; put other waits into "
+    "ws.while_connected(), or in a plain function give them a timeout",
+)
 
 
 class Peer:
@@ -124,7 +155,7 @@ class Peer:
 
     async def _send(self, sending: Coroutine[Any, Any, None]) -> None:
         try:
-            await self._within(sending, "the handler to receive, so that more can be sent to it")
+            await self._within(sending, _ROOM)
         except ConnectionLost:
             raise await self._disconnect("the peer sent a message") from None
 
@@ -135,7 +166,7 @@ class Peer:
         if self._put_back:
             return self._put_back.pop()
         try:
-            return await self._within(self._wire.inbox.get(), "a message from the handler")
+            return await self._within(self._wire.inbox.get(), _MESSAGE)
         except WebSocketDisconnect:
             raise await self._disconnect("the peer waited for a message") from None
 
@@ -224,14 +255,14 @@ class Peer:
         if code is not None:
             check_close_code(code)
         if not self.closed:
-            await self._within(self._wire.close(code, reason), "the close to be answered")
+            await self._within(self._wire.close(code, reason), _CLOSE_ANSWER)
 
     async def wait_closed(self) -> tuple[int, str]:
         """Wait until the handler closes; return the code and the reason.
 
         What it has sent before can still be received.
         """
-        return await self._within(self._wire.inbox.wait_ended(), "the handler to close")
+        return await self._within(self._wire.inbox.wait_ended(), _CLOSE)
 
     # What no decent client does
 
@@ -263,9 +294,7 @@ class Peer:
                 handler has raised, if that is why.
         """
         await self._wire.prepare()
-        self._answer = answer = await self._within(
-            self._wire.open(), "the handler to call accept() or reject()"
-        )
+        self._answer = answer = await self._within(self._wire.open(), _ANSWER)
         if answer.status_code == 101:
             return
         await self._ended()
@@ -310,12 +339,12 @@ class Peer:
             return
         done = asyncio.wrap_future(watch.done)
         waiting = asyncio.shield(done)  # a timeout must not cancel what others wait for
-        await self._within(_wait(waiting), "the handler to end, as its connection has ended")
+        await self._within(_wait(waiting), _END)
         for _ in range(_TURNS):
             if not watch.left() or not await watch.turn():
                 return
 
-    async def _within(self, waiting: Coroutine[Any, Any, T], what: str) -> T:
+    async def _within(self, waiting: Coroutine[Any, Any, T], awaited: _Awaited) -> T:
         """Wait for what should come."""
         timeout = asyncio.timeout(self._timeout)
         try:
@@ -326,10 +355,11 @@ class Peer:
                 raise
             if self._wire.watch is not None and self._wire.watch.struck is not None:
                 raise self._wire.watch.struck from None
-            raise PeerTimeout(self._explain(what)) from None
+            raise PeerTimeout(self._explain(awaited)) from None
 
-    def _explain(self, what: str) -> str:
-        return "\n".join([f"waited {self._timeout:g} s for {what}", *self._state()])
+    def _explain(self, awaited: _Awaited) -> str:
+        waited = f"waited {self._timeout:g} s for {awaited.what}"
+        return "\n".join([waited, *self._state(), f"hint: {awaited.hint}"])
 
     def _state(self) -> list[str]:
         """What is known of the handler, as lines."""
