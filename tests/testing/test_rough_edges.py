@@ -14,7 +14,7 @@ import pytest
 from unisock import SyncWebSocket, WebSocket
 from unisock.handlers import prepare
 from unisock.testing import ConnectionRejected, PeerTimeout, connect
-from unisock.testing.sockets import SharedServer
+from unisock.testing.servers import SharedServer
 
 
 async def echo(ws: WebSocket) -> None:

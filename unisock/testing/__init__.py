@@ -16,7 +16,7 @@ from .errors import (
     UnexpectedMessage,
 )
 from .peer import Peer
-from .sockets import serve
+from .servers import serve
 from .sync import SyncPeer
 
 __all__ = [

@@ -20,7 +20,8 @@ from unisock.paths import PathTemplate
 
 from .errors import ConnectionRejected, PeerError
 from .peer import Peer
-from .sockets import MEMORY, SocketWire, check_framework, is_handler
+from .servers import MEMORY, check_framework, is_handler
+from .sockets import SocketWire
 from .sync import LoopThread, SyncPeer
 from .watchdog import Watchdog
 from .watching import WatchedHandler
