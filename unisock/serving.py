@@ -56,9 +56,12 @@ class AppServer(ABC):
     Args:
         app: the application.
         grace: seconds that open connections have to end when it stops.
+        lifespan: whether the application has anything to do when the server starts
+            and stops.  Where it has not, an ASGI server need not ask: one that is
+            interrupted amid that logs tracebacks.
     """
 
-    def __init__(self, app: Any, grace: float = GRACE) -> None:
+    def __init__(self, app: Any, grace: float = GRACE, lifespan: bool = False) -> None:
         self._app = app
         self._grace = grace
 
@@ -114,7 +117,7 @@ def prepare(name: str, service: Service, grace: float = GRACE) -> AppServer:
     """
     framework = FRAMEWORKS[name]
     try:
-        return framework.server(framework.app(service), grace)
+        return framework.server(framework.app(service), grace, False)
     except ModuleNotFoundError as exc:
         raise ServeError(
             f"serving on {name} needs the package {exc.name}: pip install 'unisock[{name}]'"
@@ -169,12 +172,13 @@ def _mounted(app: Any, service: Service) -> Any:
 
 
 class _Uvicorn(AppServer):
-    def __init__(self, app: Any, grace: float = GRACE) -> None:
-        super().__init__(app, grace)
+    def __init__(self, app: Any, grace: float = GRACE, lifespan: bool = False) -> None:
+        super().__init__(app, grace, lifespan)
         import uvicorn
 
         config = uvicorn.Config(
             self._stoppable,
+            lifespan="auto" if lifespan else "off",
             interface="asgi3",  # it does not see that of a method
             log_config=None,
             # uvicorn counts whole seconds
@@ -212,8 +216,8 @@ class _Uvicorn(AppServer):
 class _Gevent(AppServer):
     _stop: Any
 
-    def __init__(self, app: Any, grace: float = GRACE) -> None:
-        super().__init__(app, grace)
+    def __init__(self, app: Any, grace: float = GRACE, lifespan: bool = False) -> None:
+        super().__init__(app, grace, lifespan)
         from gevent.pywsgi import WSGIServer
 
         from .adapters.flask import WebSocketHandler
@@ -261,8 +265,8 @@ class _Aiohttp(AppServer):
     _loop: asyncio.AbstractEventLoop
     _stopping: asyncio.Event
 
-    def __init__(self, app: Any, grace: float = GRACE) -> None:
-        super().__init__(app, grace)
+    def __init__(self, app: Any, grace: float = GRACE, lifespan: bool = False) -> None:
+        super().__init__(app, grace, lifespan)
         from aiohttp.web import AppRunner, SockSite
 
         # It waits so long for handlers to end, and once more when they are cancelled.
@@ -308,12 +312,12 @@ class Framework:
 
     Attributes:
         app: makes the application.
-        server: makes its server, of the application and a grace.
+        server: makes its server, as `AppServer`.
         packages: what both import.
     """
 
     app: Callable[[Service], Any]
-    server: Callable[[Any, float], AppServer]
+    server: Callable[[Any, float, bool], AppServer]
     packages: tuple[str, ...]
 
     def is_installed(self) -> bool:

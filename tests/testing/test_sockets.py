@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import contextlib
 import socket
+from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
 from websockets.sync.client import connect as connect_client
 
+import unisock
 from tests.testing.twins import twins
 from unisock import HandshakeRejected, WebSocket
 from unisock.serving import FRAMEWORKS, Service
@@ -179,3 +182,21 @@ def test_wrong_arguments() -> None:
         serve(app_of("starlette"), "flask")
     with pytest.raises(TypeError, match="its own routes"):
         serve(app_of("starlette"), path="/a")
+
+
+def test_an_applications_lifespan_is_run() -> None:
+    from starlette.applications import Starlette
+
+    events: list[str] = []
+
+    @contextlib.asynccontextmanager
+    async def lifespan(app: Starlette) -> AsyncGenerator[None]:
+        events.append("startup")
+        yield
+        events.append("shutdown")
+
+    app = Starlette(lifespan=lifespan)
+    unisock.mount(app, "/", echo)
+    with connect(app):
+        assert events == ["startup"]
+    assert events == ["startup", "shutdown"]

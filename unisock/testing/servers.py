@@ -93,7 +93,7 @@ def server_for(
     assert name is not None
     if on not in (None, name):
         raise TypeError(f"on={on!r}, but this is an application of {name}: leave `on` out")
-    return FRAMEWORKS[name].server(target, _GRACE)
+    return FRAMEWORKS[name].server(target, _GRACE, True)
 
 
 class ServerThread:
