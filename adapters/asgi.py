@@ -41,6 +41,9 @@ _GRANIAN = Capabilities(accept_headers=False, close_reason=False)
 # hypercorn 0.18: the code is always 1006, and there is no reason.
 _BEFORE_2_4 = Capabilities(close_code=False, close_reason=False)
 
+# Seconds: in granian 2.8 a send that is cancelled as it ends never returns.
+_GRANIAN_PATIENCE = 0.5
+
 SERVERS: Mapping[str, Capabilities] = MappingProxyType(
     {"uvicorn": _COMPLETE, "hypercorn": _BEFORE_2_4, "granian": _GRANIAN}
 )
@@ -237,9 +240,13 @@ class ASGITransport(PullTransport):
     def _on_end(self) -> None:
         """The peer has left, or the handler has: who waits for the peer to read waits for ever."""
         self._is_over = True
-        if self._sender is not None:
+        if self._sender is None:
+            return
+        loop = asyncio.get_running_loop()
+        if self._is_granian:
+            loop.call_later(_GRANIAN_PATIENCE, self._break_off)
+        else:
             # Servers that know of the end by now wake it by themselves.
-            loop = asyncio.get_running_loop()
             loop.call_soon(loop.call_soon, self._break_off)
 
     def _break_off(self) -> None:
