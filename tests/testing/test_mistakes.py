@@ -8,6 +8,7 @@ from collections.abc import AsyncGenerator
 from typing import Any
 
 import pytest
+import trio
 from starlette.applications import Starlette
 
 import unisock
@@ -66,7 +67,8 @@ def test_a_wrong_argument(arguments: Any, error: type[Exception], says: str) -> 
 
 
 def test_what_an_application_does_not_take() -> None:
-    for arguments in ({"path": "/"}, {"state": {"a": 1}}, {"max_queue": 3}):
+    each: list[dict[str, Any]] = [{"path": "/"}, {"state": {"a": 1}}, {"max_queue": 3}]
+    for arguments in each:
         with pytest.raises(TypeError, match="give the URL alone"):
             connect(app_of_echo(), **arguments)
     with pytest.raises(TypeError, match="this is an application of starlette"):
@@ -184,6 +186,7 @@ def test_a_rejections_body() -> None:
     with pytest.raises(ConnectionRejected) as caught:
         connect(handler).__enter__()
     assert caught.value.json() == {"why": [1]}
+    assert caught.value.text == '{"why":[1]}'
     with pytest.raises(InvalidMessage):
         caught.value.json(int)
 
@@ -237,3 +240,11 @@ def test_where_a_plain_function_waits_in_a_greenlet() -> None:
     with pytest.raises(PeerTimeout) as caught, connect(handler, on="flask", timeout=0.2) as peer:
         peer.receive()
     assert "# the line of handler" in str(caught.value)
+
+
+def test_trio_is_told_clearly() -> None:
+    async def main() -> None:
+        with pytest.raises(RuntimeError, match="needs asyncio"):
+            await connect(echo).__aenter__()
+
+    trio.run(main)

@@ -200,3 +200,48 @@ def test_an_applications_lifespan_is_run() -> None:
     with connect(app):
         assert events == ["startup"]
     assert events == ["startup", "shutdown"]
+
+
+@ON_MEMORY_TOO
+@twins
+async def test_what_no_decent_client_does(connect: Connect, on: str | None) -> None:
+    ends: list[int | None] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        try:
+            await ws.send_json(ws.path_params)
+            async for message in ws:
+                await ws.send(message)
+        finally:
+            ends.append(ws.close_code)
+
+    async with connect(handler, "/rooms/7", path="/rooms/{n:int}", on=on) as peer:
+        assert await peer.receive_json() == {"n": 7}
+        await peer.send_fragments("frag", "", "ments")
+        assert await peer.receive() == "fragments"
+        peer.pause_reading()
+        await peer.send("unread")
+        peer.resume_reading()
+        assert await peer.receive() == "unread"
+        peer.vanish()
+    assert ends == [1006]
+
+
+@ON_MEMORY_TOO
+@twins
+async def test_the_server_stops(connect: Connect, on: str | None) -> None:
+    ended: list[str] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        try:
+            await ws.receive()
+        finally:
+            ended.append("finally")
+
+    async with connect(handler, on=on) as peer:
+        await peer.stop_server()
+        code, _ = await peer.wait_closed()
+        assert code in (1001, 1012)
+    assert ended == ["finally"]
