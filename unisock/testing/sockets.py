@@ -70,8 +70,8 @@ class SocketWire(Wire):
 
     async def open(self) -> Answer:
         """Connect, with the client of the `websockets` package."""
-        # For sockets alone:
-        from websockets.asyncio.client import ClientConnection, connect  # noqa: PLC0415
+        # Imported here and below: in memory nobody needs the package.
+        from websockets.asyncio.client import ClientConnection, connect  # noqa: PLC0415  # as said
 
         request = self._request
         assert self._server is not None
@@ -112,7 +112,7 @@ class SocketWire(Wire):
         return _answer(self._ws.response, self._ws.subprotocol)
 
     async def _read(self, ws: ClientConnection) -> None:
-        from websockets.exceptions import ConnectionClosed  # noqa: PLC0415
+        from websockets.exceptions import ConnectionClosed  # noqa: PLC0415  # as in `open`
 
         room = asyncio.Event()
         with contextlib.suppress(ConnectionClosed):
@@ -135,7 +135,7 @@ class SocketWire(Wire):
         await self._send(fragments)
 
     async def _send(self, data: str | bytes | Iterable[str] | Iterable[bytes]) -> None:
-        from websockets.exceptions import ConnectionClosed  # noqa: PLC0415
+        from websockets.exceptions import ConnectionClosed  # noqa: PLC0415  # as in `open`
 
         try:
             await self._open_ws.send(data)
