@@ -6,8 +6,12 @@ import sys
 import threading
 
 # Coverage is told to mind greenlets, and not threads (pyproject.toml says why): it
-# starts none of its tracers in one.  The one of this thread will do, as it keeps
-# what it notes by greenlet, and each thread has a greenlet of its own.
-_tracer = sys.gettrace()
-if _tracer is not None:
-    threading.settrace(_tracer)
+# starts none of its tracers in one.  Here, where nothing is patched, it may.  Each
+# thread has a tracer of its own: one that several use at a time corrupts memory.
+if sys.gettrace() is not None:
+    import coverage
+
+    _measuring = coverage.Coverage.current()
+    if _measuring is not None:
+        assert _measuring._collector is not None
+        threading.settrace(_measuring._collector._installation_trace)
