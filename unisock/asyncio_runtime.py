@@ -3,14 +3,16 @@
 from __future__ import annotations
 
 import asyncio
+import atexit
 import contextvars
 import logging
 import threading
+import time
 from collections.abc import Callable, Coroutine
 from concurrent import futures
 from contextlib import AbstractAsyncContextManager
 from functools import partial
-from typing import Any, TypeAlias, TypeVar
+from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from .errors import is_disconnect
 from .runtime import Runtime, Waiter, Workers, WorkersStopped
@@ -55,6 +57,16 @@ ASYNCIO = AsyncioRuntime()
 
 _Ended: TypeAlias = "asyncio.Future[futures.Future[T]]"
 
+# How long the process's end waits for threads that nobody has given up, in seconds.
+_LAST_STEPS = 1.0
+# They, of all connections.
+_threads: set[threading.Thread] = set()
+
+
+class _Running(NamedTuple):
+    name: str
+    thread: threading.Thread
+
 
 class ThreadWorkers(Workers):
     """Functions in threads, whose calls run on the event loop of the connection.
@@ -74,8 +86,8 @@ class ThreadWorkers(Workers):
         # Those that `break_off` ends.
         self._calls: set[asyncio.Task[Any]] = set()
         self._stopping = False
-        # What tells of a thread's end, and the name of its function.
-        self._running: dict[_Ended[Any], str] = {}
+        # What tells of a thread's end, and whose that is.
+        self._running: dict[_Ended[Any], _Running] = {}
 
     def call(
         self,
@@ -170,6 +182,7 @@ class ThreadWorkers(Workers):
                 outcome.set_result(context.run(function))
             except BaseException as exc:  # noqa: BLE001  # handed on to who waits
                 outcome.set_exception(exc)
+            _threads.discard(thread)
             if on_end is not None:
                 on_end()
             try:
@@ -178,18 +191,20 @@ class ThreadWorkers(Workers):
                 _log_error(name, outcome)
 
         thread = threading.Thread(target=body, name=f"unisock {name}", daemon=True)
+        _threads.add(thread)
         try:
             thread.start()
         except RuntimeError:  # the system has no more threads
+            _threads.discard(thread)
             if on_end is not None:
                 on_end()
             raise
-        self._running[ended] = name
+        self._running[ended] = _Running(name, thread)
         return ended
 
     def _forget(self, ended: _Ended[Any]) -> None:
         """A function has ended that nobody waits for but `stop`."""
-        _log_error(self._running.pop(ended), ended.result())
+        _log_error(self._running.pop(ended).name, ended.result())
 
     def break_off(self) -> None:
         """Cancel them, when those that the end has woken have had their turn."""
@@ -205,12 +220,27 @@ class ThreadWorkers(Workers):
         if self._running:
             _, left = await asyncio.wait(self._running, timeout=grace)
             for ended in left:
+                name, thread = self._running[ended]
+                _threads.discard(thread)
                 logger.warning(
                     "%s is still running %s s after its connection has ended: "
                     "what it waits for cannot be broken off",
-                    self._running[ended],
+                    name,
                     grace,
                 )
+
+
+def _wait_for_threads() -> None:
+    """Let the process not end in the middle of their `finally` blocks.
+
+    A server that is in haste cancels the wait of `ThreadWorkers.stop` as well.
+    """
+    deadline = time.monotonic() + _LAST_STEPS
+    for thread in list(_threads):
+        thread.join(max(0.0, deadline - time.monotonic()))
+
+
+atexit.register(_wait_for_threads)
 
 
 def _log_error(name: str, outcome: futures.Future[Any]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import json
 import signal
 import struct
+import subprocess
+import sys
 from collections.abc import Callable
 
 import pytest
@@ -158,3 +160,43 @@ def test_a_thread_that_waits_elsewhere_keeps_no_process_from_its_end(
     # It goes with the process, wherever it waits.
     assert _told(log, "sleep") == []
     assert _told(log, "sleep-beside") == ["disconnect 1012", "finally True 1012"], log
+
+
+# Of a loop that is in haste: nothing waits for the thread until the process ends.
+_HASTY = """
+import asyncio, atexit, threading, time
+from unisock.asyncio_runtime import ThreadWorkers
+
+started, ending = threading.Event(), threading.Event()
+
+def handler():
+    started.set()
+    try:
+        ending.wait()
+    finally:
+        time.sleep(0.2)
+        print("finally", flush=True)
+
+async def main():
+    running = asyncio.create_task(ThreadWorkers().run("handler", handler, bool))
+    await asyncio.to_thread(started.wait)
+    running.cancel()
+
+asyncio.run(main())
+"""
+
+
+def _run(code: str) -> str:
+    done = subprocess.run(
+        [sys.executable, "-c", code], capture_output=True, text=True, timeout=30, check=True
+    )
+    assert done.stderr == ""
+    return done.stdout
+
+
+def test_a_process_does_not_end_in_the_middle_of_a_finally_block() -> None:
+    assert _run(_HASTY + "atexit.register(ending.set)") == "finally\n"
+
+
+def test_a_process_does_not_wait_for_a_thread_that_never_ends() -> None:
+    assert _run(_HASTY) == ""
