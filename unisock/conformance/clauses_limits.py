@@ -182,7 +182,8 @@ async def test_a_bad_handshake_gets_its_status(server: Server) -> None:
             async with server.raw("/limits/default", expect=None, **bad.request) as raw:
                 if "headers" in bad.request and server.row.without("header_answer"):
                     await raw.eof()
-                    assert await raw.reader.read() == b"", name
+                    with contextlib.suppress(ConnectionResetError):  # it has not read it all
+                        assert await raw.reader.read() == b"", name
                     status = 0
                 else:
                     status = (await raw.read_head()).status
