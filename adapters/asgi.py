@@ -273,9 +273,12 @@ class ASGITransport(PullTransport):
             # that no send waits for the peer; to wait for that send is no close.
             return
 
-    async def receive(self) -> str | bytes | Disconnect:
+    def receive(self) -> Awaitable[Message]:
+        """The server's."""
+        return self._receive()
+
+    def message_of(self, event: Message) -> str | bytes | Disconnect:
         """``websocket.receive`` or ``websocket.disconnect``."""
-        event = await self._receive()
         if event["type"] == "websocket.receive":
             # hypercorn 0.18 puts both keys, one of them None.
             text: str | None = event.get("text")

@@ -40,7 +40,7 @@ class GreenletRuntime(Runtime):
     def __init__(self) -> None:
         self.calling: set[object] = set()
 
-    def waiter_factory(self) -> Callable[[], Waiter]:
+    def waiter_factory(self) -> Callable[[], Waiter[Any]]:
         """Events."""
         return _Waiter
 
@@ -68,14 +68,20 @@ class GreenletRuntime(Runtime):
 class _Waiter:
     """An event that is awaited by blocking."""
 
-    __slots__ = ("_event",)
+    __slots__ = ("_event", "_result")
 
     def __init__(self) -> None:
         self._event = gevent.event.Event()
+        self._result: Any = None
 
-    def set_result(self, result: None, /) -> None:
+    def set_result(self, result: Any, /) -> None:
         """Wake who waits."""
+        self._result = result
         self._event.set()
+
+    def result(self) -> Any:
+        """What it was set to."""
+        return self._result
 
     def done(self) -> bool:
         """Whether it is set."""
@@ -85,9 +91,9 @@ class _Waiter:
         """Never: a wait that is given up is over when anybody else runs."""
         return False
 
-    def __await__(self) -> Generator[Any, Any, None]:
+    def __await__(self) -> Generator[Any, Any, Any]:
         self._event.wait()
-        return
+        return self._result
         yield  # what makes this a generator
 
 

@@ -25,7 +25,7 @@ T = TypeVar("T")
 class AsyncioRuntime(Runtime):
     """Waiting on the running event loop."""
 
-    def waiter_factory(self) -> Callable[[], Waiter]:
+    def waiter_factory(self) -> Callable[[], Waiter[Any]]:
         """The loop's futures."""
         return asyncio.get_running_loop().create_future
 

@@ -16,11 +16,15 @@ from typing import Any, ClassVar, Protocol, TypeVar
 T = TypeVar("T")
 
 
-class Waiter(Protocol):
+class Waiter(Protocol[T]):
     """What one waits for and another sets: an `asyncio.Future`, or what is like it."""
 
-    def set_result(self, result: None, /) -> None:
-        """End the wait."""
+    def set_result(self, result: T, /) -> None:
+        """End the wait; what is awaited is `result`."""
+
+    def result(self) -> T:
+        """What it was set to."""
+        ...
 
     def done(self) -> bool:
         """Whether it is set, or given up."""
@@ -30,7 +34,7 @@ class Waiter(Protocol):
         """Whether it is given up."""
         ...
 
-    def __await__(self) -> Generator[Any, Any, None]: ...
+    def __await__(self) -> Generator[Any, Any, T]: ...
 
 
 class WorkersStopped(Exception):
@@ -106,7 +110,7 @@ class Runtime(ABC):
     """What the coroutines of a connection wait with."""
 
     @abstractmethod
-    def waiter_factory(self) -> Callable[[], Waiter]:
+    def waiter_factory(self) -> Callable[[], Waiter[Any]]:
         """A function that creates waiters; asked for once a connection."""
 
     @abstractmethod

@@ -55,7 +55,7 @@ class SyncWebSocket(Connection):
         # How many functions end the connection by their errors now, what is set
         # when one has done so, and the first error that goes on to the framework.
         self._failing = 0
-        self._failed: Waiter | None = None
+        self._failed: Waiter[None] | None = None
         self._failure: BaseException | None = None
         self._failures_are_logged = False
 

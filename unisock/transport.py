@@ -13,9 +13,9 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import NamedTuple
+from typing import Any, NamedTuple
 
 from .asyncio_runtime import ASYNCIO
 from .errors import InvalidState, UnisockError, WebSocketDisconnect
@@ -26,6 +26,8 @@ logger = logging.getLogger("unisock")
 
 # How long a connection that fails waits for its close frame to be written.
 _FAIL_TIMEOUT = 1.0
+# A code point is at most so many bytes of UTF-8: most texts need no encoding.
+_MAX_UTF8 = 4
 
 
 class ConnectionLost(Exception):
@@ -94,6 +96,7 @@ class Inbox:
 
     __slots__ = (
         "_create_waiter",
+        "_dropped",
         "_end_callbacks",
         "_max_messages",
         "_max_size",
@@ -117,9 +120,10 @@ class Inbox:
         self._create_waiter = runtime.waiter_factory()
         self._messages: deque[str | bytes] = deque()
         self._size = 0
+        self._dropped = False
         self._max_messages = max_messages
         self._max_size = max_size
-        self._waiter: Waiter | None = None
+        self._waiter: Waiter[str | bytes | None] | None = None
         self._room_callback: Callable[[], None] | None = None
         self._end_callbacks: list[Callable[[], None]] = []
         self.max_message_size = max_message_size
@@ -137,11 +141,14 @@ class Inbox:
         On `False` the transport stops reading and hands `call_on_room` a
         callback.  The message that filled the inbox is kept.
         """
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(message)  # right into the hands of who waits
+            return True
         if self.ended is not None:
             return True
         self._messages.append(message)
         self._size += sys.getsizeof(message)
-        self._wake()
         return self._has_room()
 
     def call_on_room(self, callback: Callable[[], None]) -> None:
@@ -159,7 +166,9 @@ class Inbox:
         if self.ended is not None:
             return
         self.ended = Disconnect(code, reason)
-        self._wake()
+        waiter = self._waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
         self._give_room()
         callbacks, self._end_callbacks = self._end_callbacks, []
         for callback in callbacks:
@@ -171,6 +180,7 @@ class Inbox:
         """End it from this side, by the task `by`: what nobody received is dropped."""
         self._messages.clear()
         self._size = 0
+        self._dropped = True
         self.closed_by = by
         self.disconnect(code, reason)
 
@@ -195,21 +205,40 @@ class Inbox:
                 "another receive is already waiting on this WebSocket: "
                 "receive in one task, and pass messages on with an asyncio.Queue"
             )
-        while not self._messages:
-            if self.ended is not None:
-                raise WebSocketDisconnect(*self.ended)
-            waiter = self._waiter = self._create_waiter()
-            try:
-                await waiter
-            finally:
-                # Not that of another, who came when this was cancelled already.
-                if self._waiter is waiter:
-                    self._waiter = None
+        if self._messages:
+            return self._take()
+        if self.ended is not None:
+            raise WebSocketDisconnect(*self.ended)
+        waiter: Waiter[str | bytes | None] = self._create_waiter()
+        self._waiter = waiter
+        try:
+            message = await waiter
+        except BaseException:
+            self._put_back(waiter)
+            raise
+        finally:
+            # Not that of another, who came when this was cancelled already.
+            if self._waiter is waiter:
+                self._waiter = None
+        if message is None or self._dropped:
+            assert self.ended is not None
+            raise WebSocketDisconnect(*self.ended)
+        return message
+
+    def _take(self) -> str | bytes:
         message = self._messages.popleft()
         self._size -= sys.getsizeof(message)
         if self._room_callback is not None and self._has_room():
             self._give_room()
         return message
+
+    def _put_back(self, waiter: Waiter[str | bytes | None]) -> None:
+        """Keep what was handed to a receive that is cancelled before it has taken it."""
+        if waiter.done() and not waiter.cancelled() and not self._dropped:
+            message = waiter.result()
+            if message is not None:
+                self._messages.appendleft(message)
+                self._size += sys.getsizeof(message)
 
     def call_on_end(self, callback: Callable[[], None]) -> None:
         """Call `callback` at the end; at once if that has come."""
@@ -247,11 +276,6 @@ class Inbox:
         callback, self._room_callback = self._room_callback, None
         if callback is not None:
             callback()
-
-    def _wake(self) -> None:
-        waiter = self._waiter
-        if waiter is not None and not waiter.done():
-            waiter.set_result(None)
 
 
 class Transport(ABC):
@@ -309,12 +333,21 @@ class PullTransport(Transport):
     _reader: asyncio.Task[None] | None = None
 
     @abstractmethod
-    async def receive(self) -> str | bytes | Disconnect:
-        """The next message or the end.
+    def receive(self) -> Awaitable[Any]:
+        """The next message or the end; or what `message_of` makes one of.
 
         Called by one task only, and not again after the end.  Must stand
         being cancelled when the connection is over.
         """
+
+    def message_of(self, received: Any) -> str | bytes | Disconnect:
+        """The message, or the end, that `receive` has given.
+
+        For a framework whose own coroutine can be what `receive` returns: one more
+        around it would cost each message its part.
+        """
+        message: str | bytes | Disconnect = received
+        return message
 
     def start(self, inbox: Inbox) -> None:
         """Read in a task of its own until the end."""
@@ -328,13 +361,15 @@ class PullTransport(Transport):
             await asyncio.wait([reader])
 
     async def _read(self, inbox: Inbox) -> None:
+        certain = inbox.max_message_size // _MAX_UTF8
         try:
             while True:
-                message = await self.receive()
+                message = self.message_of(await self.receive())
                 if isinstance(message, Disconnect):
                     inbox.disconnect(message.code, message.reason)
                     return
-                if _exceeds(message, inbox.max_message_size):
+                # Most are so small that nobody need look at how large they are.
+                if len(message) > certain and _exceeds(message, inbox.max_message_size):
                     await self._fail(inbox, 1009, f"over {inbox.max_message_size} bytes")
                 elif not inbox.put(message):
                     await self._room(inbox)
@@ -364,5 +399,4 @@ def _exceeds(message: str | bytes, limit: int) -> bool:
     size = len(message)
     if isinstance(message, bytes) or size > limit:
         return size > limit
-    # A code point is at most four bytes of UTF-8, so most texts need no encoding.
-    return size * 4 > limit and not message.isascii() and len(message.encode()) > limit
+    return size * _MAX_UTF8 > limit and not message.isascii() and len(message.encode()) > limit

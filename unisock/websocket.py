@@ -55,6 +55,9 @@ class _Phase(enum.Enum):
     OVER = "the handshake is over"  # by no doing of the handler's: a disconnect is raised
 
 
+_OPEN = _Phase.OPEN  # each message asks for it, and an enum is slow to answer on Python 3.11
+
+
 class WebSocket(Connection):
     """One WebSocket connection (RFC 6455), the same on every framework.
 
@@ -87,7 +90,7 @@ class WebSocket(Connection):
         self._sent_in_a_row = 0
         # How many tasks are in a last step, and what is set when one has left it.
         self._finishing = 0
-        self._finished: Waiter | None = None
+        self._finished: Waiter[None] | None = None
         # Set while a handler runs; the tasks when it has started some.
         self._handler_task: asyncio.Task[Any] | None = None
         self._tasks: ConnectionTasks | None = None
@@ -185,7 +188,7 @@ class WebSocket(Connection):
             WebSocketDisconnect: the connection has ended, and all that came
                 before has been received.
         """
-        if self._phase is not _Phase.OPEN:
+        if self._phase is not _OPEN:
             raise self._not_open("receive")
         return await self._inbox.get()
 
@@ -196,7 +199,10 @@ class WebSocket(Connection):
             InvalidMessage: it is binary (code 1003); it is consumed.
             InvalidState, WebSocketDisconnect: as `receive`.
         """
-        message = await self.receive()
+        # By itself, as the next ones: each coroutine more costs every message.
+        if self._phase is not _OPEN:
+            raise self._not_open("receive_text")
+        message = await self._inbox.get()
         if isinstance(message, str):
             return message
         raise InvalidMessage(1003, "expected a text message, got a binary one", message)
@@ -208,7 +214,9 @@ class WebSocket(Connection):
             InvalidMessage: it is text (code 1003); it is consumed.
             InvalidState, WebSocketDisconnect: as `receive`.
         """
-        message = await self.receive()
+        if self._phase is not _OPEN:
+            raise self._not_open("receive_bytes")
+        message = await self._inbox.get()
         if isinstance(message, bytes):
             return message
         raise InvalidMessage(1003, "expected a binary message, got a text one", message)
@@ -231,12 +239,14 @@ class WebSocket(Connection):
                 it is consumed, and `InvalidMessage.reason` says what is wrong.
             InvalidState, WebSocketDisconnect: as `receive`.
         """
-        return decode(await self.receive(), type, self._options.json)
+        if self._phase is not _OPEN:
+            raise self._not_open("receive_json")
+        return decode(await self._inbox.get(), type, self._options.json)
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
         # On an open connection what `receive` would call, without it.
-        return _UntilDisconnect(self._inbox.get if self._phase is _Phase.OPEN else self.receive)
+        return _UntilDisconnect(self._inbox.get if self._phase is _OPEN else self.receive)
 
     def iter_text(self) -> AsyncIterator[str]:
         """`receive_text` until the connection ends."""
@@ -275,7 +285,9 @@ class WebSocket(Connection):
         """Send a text message; as `send`."""
         if not isinstance(data, str):
             raise TypeError(f"send_text() takes a str, not {type(data).__name__}")
-        await self._send(_checked(data))
+        if not data.isascii():
+            data.encode()  # as in _checked
+        await self._send(data)
 
     async def send_bytes(self, data: bytes | bytearray | memoryview) -> None:
         """Send a binary message; as `send`."""
@@ -292,10 +304,10 @@ class WebSocket(Connection):
         if binary:
             await self._send(encoded.encode() if isinstance(encoded, str) else encoded)
         else:
-            await self.send_text(encoded if isinstance(encoded, str) else encoded.decode())
+            await self.send(encoded if isinstance(encoded, str) else encoded.decode())
 
     async def _send(self, data: str | bytes) -> None:
-        if self._phase is not _Phase.OPEN:
+        if self._phase is not _OPEN:
             raise self._not_open("send")
         if self._inbox.ended is not None:
             raise WebSocketDisconnect(*self._inbox.ended)
