@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
-from functools import cached_property
+from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote
@@ -55,19 +55,21 @@ def capabilities_of(scope: Scope) -> Capabilities:
 
     A server of spec version 2.4 or later (uvicorn) gives codes and reasons.
     """
-    extensions = scope.get("extensions") or {}
     # Starlette's TestClient leaves the whole entry out.
-    asgi = scope.get("asgi") or {}
-    version = tuple(int(n) for n in asgi.get("spec_version", "2.0").split("."))
-    if version >= (2, 4):
+    version = (scope.get("asgi") or {}).get("spec_version", "2.0")
+    has_rejection = _HTTP_REJECTION in (scope.get("extensions") or {})
+    return _capabilities(version, _is_granian(scope), has_rejection)
+
+
+@lru_cache  # a process has one server: they need not be made anew for each connection
+def _capabilities(spec_version: str, is_granian: bool, has_rejection: bool) -> Capabilities:
+    if tuple(int(n) for n in spec_version.split(".")) >= (2, 4):
         known = _COMPLETE
-    elif _is_granian(scope):
+    elif is_granian:
         known = _GRANIAN
     else:
         known = _BEFORE_2_4
-    if _HTTP_REJECTION in extensions:
-        return known
-    return replace(known, http_rejection=False)
+    return known if has_rejection else replace(known, http_rejection=False)
 
 
 def _is_granian(scope: Scope) -> bool:
@@ -105,6 +107,11 @@ class ASGIHandshake(Handshake):
             (name.decode("latin-1"), value.decode("latin-1"))
             for name, value in self.scope["headers"]
         )
+
+    def header_values(self, name: str) -> list[str]:
+        """From the scope, whose names are in lower case."""
+        wanted = name.encode()
+        return [v.decode("latin-1") for n, v in self.scope["headers"] if n == wanted]
 
     @property
     def path_params(self) -> Mapping[str, Any]:
@@ -147,7 +154,7 @@ class ASGITransport(PullTransport):
         # One send at a time: whose it is in the server, and who comes next.
         self._is_sending = False
         self._sender: asyncio.Task[Any] | None = None
-        self._turns: deque[asyncio.Future[None]] = deque()
+        self._turns: deque[asyncio.Future[None]] | None = None
         self._is_over = False
         # How often the sender was cancelled when it was broken off.
         self._broken_off: int | None = None
@@ -213,11 +220,16 @@ class ASGITransport(PullTransport):
             if self._broken_off is not None:
                 self._was_broken_off()  # the server has made something else of it
             self._sender = None
-            self._hand_over()
+            if self._turns:
+                self._hand_over()
+            else:
+                self._is_sending = False
 
     async def _turn(self) -> None:
         """Wait for the sends that came before."""
         turn = asyncio.get_running_loop().create_future()
+        if self._turns is None:
+            self._turns = deque()  # half a KiB, which most connections never need
         self._turns.append(turn)
         try:
             await turn

@@ -184,6 +184,10 @@ class Handshake(ABC):
         """What the framework keeps for this request, to be seen in `state`."""
         return None
 
+    def header_values(self, name: str) -> list[str]:
+        """All values of one header, its name in lower case, without making `headers`."""
+        return [value for header, value in self.raw_headers if header.lower() == name]
+
     @cached_property
     def headers(self) -> CIMultiDictProxy[str]:
         """The headers, names in lower case."""

@@ -118,7 +118,8 @@ class Inbox:
         runtime: Runtime = ASYNCIO,
     ) -> None:
         self._create_waiter = runtime.waiter_factory()
-        self._messages: deque[str | bytes] = deque()
+        # Made when the first message comes that nobody waits for: it takes half a KiB.
+        self._messages: deque[str | bytes] | None = None
         self._size = 0
         self._dropped = False
         self._max_messages = max_messages
@@ -147,6 +148,8 @@ class Inbox:
             return True
         if self.ended is not None:
             return True
+        if self._messages is None:
+            self._messages = deque()
         self._messages.append(message)
         self._size += sys.getsizeof(message)
         return self._has_room()
@@ -178,7 +181,7 @@ class Inbox:
 
     def close(self, code: int, reason: str, by: object = None) -> None:
         """End it from this side, by the task `by`: what nobody received is dropped."""
-        self._messages.clear()
+        self._messages = None
         self._size = 0
         self._dropped = True
         self.closed_by = by
@@ -206,7 +209,7 @@ class Inbox:
                 "receive in one task, and pass messages on with an asyncio.Queue"
             )
         if self._messages:
-            return self._take()
+            return self._take(self._messages)
         if self.ended is not None:
             raise WebSocketDisconnect(*self.ended)
         waiter: Waiter[str | bytes | None] = self._create_waiter()
@@ -225,8 +228,8 @@ class Inbox:
             raise WebSocketDisconnect(*self.ended)
         return message
 
-    def _take(self) -> str | bytes:
-        message = self._messages.popleft()
+    def _take(self, messages: deque[str | bytes]) -> str | bytes:
+        message = messages.popleft()
         self._size -= sys.getsizeof(message)
         if self._room_callback is not None and self._has_room():
             self._give_room()
@@ -237,6 +240,7 @@ class Inbox:
         if waiter.done() and not waiter.cancelled() and not self._dropped:
             message = waiter.result()
             if message is not None:
+                self._messages = self._messages or deque()
                 self._messages.appendleft(message)
                 self._size += sys.getsizeof(message)
 
@@ -270,7 +274,7 @@ class Inbox:
         return self.ended
 
     def _has_room(self) -> bool:
-        return self._size < self._max_size and len(self._messages) < self._max_messages
+        return self._size < self._max_size and len(self._messages or ()) < self._max_messages
 
     def _give_room(self) -> None:
         callback, self._room_callback = self._room_callback, None
@@ -356,7 +360,7 @@ class PullTransport(Transport):
     async def stop(self) -> None:
         """Cancel the reading task and wait for it."""
         reader, self._reader = self._reader, None
-        if reader is not None:
+        if reader is not None and not reader.done():
             reader.cancel()
             await asyncio.wait([reader])
 

@@ -199,13 +199,10 @@ class WebSocket(Connection):
             InvalidMessage: it is binary (code 1003); it is consumed.
             InvalidState, WebSocketDisconnect: as `receive`.
         """
-        # By itself, as the next ones: each coroutine more costs every message.
+        # Not by way of receive(): each coroutine more is paid for by every message.
         if self._phase is not _OPEN:
             raise self._not_open("receive_text")
-        message = await self._inbox.get()
-        if isinstance(message, str):
-            return message
-        raise InvalidMessage(1003, "expected a text message, got a binary one", message)
+        return _text(await self._inbox.get())
 
     async def receive_bytes(self) -> bytes:
         """The next message, which must be binary.
@@ -216,10 +213,7 @@ class WebSocket(Connection):
         """
         if self._phase is not _OPEN:
             raise self._not_open("receive_bytes")
-        message = await self._inbox.get()
-        if isinstance(message, bytes):
-            return message
-        raise InvalidMessage(1003, "expected a binary message, got a text one", message)
+        return _bytes(await self._inbox.get())
 
     @overload
     async def receive_json(self) -> Any: ...
@@ -245,16 +239,15 @@ class WebSocket(Connection):
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
-        # On an open connection what `receive` would call, without it.
-        return _UntilDisconnect(self._inbox.get if self._phase is _OPEN else self.receive)
+        return self._iterate(None)
 
     def iter_text(self) -> AsyncIterator[str]:
         """`receive_text` until the connection ends."""
-        return _UntilDisconnect(self.receive_text)
+        return self._iterate(_text)
 
     def iter_bytes(self) -> AsyncIterator[bytes]:
         """`receive_bytes` until the connection ends."""
-        return _UntilDisconnect(self.receive_bytes)
+        return self._iterate(_bytes)
 
     @overload
     def iter_json(self) -> AsyncIterator[Any]: ...
@@ -264,7 +257,11 @@ class WebSocket(Connection):
     def iter_json(self, type: Any) -> AsyncIterator[Any]: ...
     def iter_json(self, type: Any = Any) -> AsyncIterator[Any]:
         """`receive_json` until the connection ends."""
-        return _UntilDisconnect(partial(self.receive_json, type))
+        return self._iterate(partial(decode, type=type, codec=self._options.json))
+
+    def _iterate(self, convert: Callable[[str | bytes], Any] | None) -> _UntilDisconnect:
+        # On an open connection what receive() would call, without it.
+        return _UntilDisconnect(self._inbox.get if self._phase is _OPEN else self.receive, convert)
 
     # Sending
 
@@ -287,7 +284,16 @@ class WebSocket(Connection):
             raise TypeError(f"send_text() takes a str, not {type(data).__name__}")
         if not data.isascii():
             data.encode()  # as in _checked
-        await self._send(data)
+        # As _send(), without one more coroutine: the most frequent of all calls.
+        if self._phase is not _OPEN or self._inbox.ended is not None:
+            raise self._cannot_send()
+        try:
+            await self._transport.send(data)
+        except ConnectionLost as exc:
+            raise await self._send_failed(exc) from exc
+        self._sent_in_a_row += 1
+        if self._sent_in_a_row == _MAX_IN_A_ROW:
+            await self._let_others_run()
 
     async def send_bytes(self, data: bytes | bytearray | memoryview) -> None:
         """Send a binary message; as `send`."""
@@ -307,19 +313,28 @@ class WebSocket(Connection):
             await self.send(encoded if isinstance(encoded, str) else encoded.decode())
 
     async def _send(self, data: str | bytes) -> None:
-        if self._phase is not _OPEN:
-            raise self._not_open("send")
-        if self._inbox.ended is not None:
-            raise WebSocketDisconnect(*self._inbox.ended)
+        if self._phase is not _OPEN or self._inbox.ended is not None:
+            raise self._cannot_send()
         try:
             await self._transport.send(data)
         except ConnectionLost as exc:
-            logger.debug("a send failed: the connection counts as lost", exc_info=exc)
-            raise await self._lost() from exc
+            raise await self._send_failed(exc) from exc
         self._sent_in_a_row += 1
         if self._sent_in_a_row == _MAX_IN_A_ROW:
-            self._sent_in_a_row = 0
-            await self._runtime.checkpoint()
+            await self._let_others_run()
+
+    def _cannot_send(self) -> Exception:
+        if self._phase is _OPEN and self._inbox.ended is not None:
+            return WebSocketDisconnect(*self._inbox.ended)
+        return self._not_open("send")
+
+    async def _send_failed(self, exc: ConnectionLost) -> WebSocketDisconnect:
+        logger.debug("a send failed: the connection counts as lost", exc_info=exc)
+        return await self._lost()
+
+    async def _let_others_run(self) -> None:
+        self._sent_in_a_row = 0
+        await self._runtime.checkpoint()
 
     # The end
 
@@ -476,23 +491,29 @@ class WebSocket(Connection):
         return WebSocketDisconnect(*self._inbox.ended)
 
 
-class _UntilDisconnect(AsyncIterator[T]):
+class _UntilDisconnect(AsyncIterator[Any]):
     """Messages until the connection ends.
 
     No generator, so that an error may be caught and the iteration go on, and
     one that is left early leaves nothing to be finalised.
     """
 
-    __slots__ = ("_receive",)
+    __slots__ = ("_convert", "_receive")
 
-    def __init__(self, receive: Callable[[], Awaitable[T]]) -> None:
+    def __init__(
+        self,
+        receive: Callable[[], Awaitable[str | bytes]],
+        convert: Callable[[str | bytes], Any] | None,
+    ) -> None:
         self._receive = receive
+        self._convert = convert
 
-    async def __anext__(self) -> T:
+    async def __anext__(self) -> Any:
         try:
-            return await self._receive()
+            message = await self._receive()
         except WebSocketDisconnect:
             raise StopAsyncIteration from None
+        return message if self._convert is None else self._convert(message)
 
 
 class _WhileConnected:
@@ -542,6 +563,18 @@ class _WhileConnected:
                     raise
         if exc is None:
             raise WebSocketDisconnect(*self._inbox.ended)
+
+
+def _text(message: str | bytes) -> str:
+    if isinstance(message, str):
+        return message
+    raise InvalidMessage(1003, "expected a text message, got a binary one", message)
+
+
+def _bytes(message: str | bytes) -> bytes:
+    if isinstance(message, bytes):
+        return message
+    raise InvalidMessage(1003, "expected a binary message, got a text one", message)
 
 
 def _checked(data: str | bytes | bytearray | memoryview) -> str | bytes:
