@@ -342,12 +342,11 @@ class ASGIApp:
         """Serve one connection (ASGI 3.0)."""
         if scope["type"] == "lifespan":
             await _lifespan(receive, send)
-        elif scope["type"] == "http":
+            return
+        if scope["type"] == "http":
             await _upgrade_required(send)
-        else:
-            await self._serve(scope, receive, send)
-
-    async def _serve(self, scope: Scope, receive: Receive, send: Send) -> None:
+            return
+        # Here, and not in a coroutine of its own, which each connection would keep.
         _require_asyncio()
         if (await receive())["type"] == "websocket.connect":
             transport = self.transport_class(self.handshake_class(scope), receive, send)

@@ -7,6 +7,7 @@ from typing import Unpack
 
 from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi.params import Depends
+from fastapi.routing import APIWebSocketRoute
 
 from unisock import Handler
 from unisock.options import OptionsDict
@@ -24,8 +25,10 @@ def endpoint(
         TypeError: not a handler, or an unknown option.
         ValueError: an option's value.
     """
-    app = StarletteEndpoint(handler, **options)
+    return _endpoint(StarletteEndpoint(handler, **options))
 
+
+def _endpoint(app: StarletteEndpoint) -> Callable[[WebSocket], Awaitable[None]]:
     async def websocket_endpoint(websocket: WebSocket) -> None:
         # Starlette's state machine is passed by: it would cost time with each
         # message and hide what the server tells.  The two are private; seen
@@ -50,9 +53,12 @@ def mount(
     A dependency that raises `HTTPException` rejects the handshake with its
     status and body.
     """
+    asgi_app = StarletteEndpoint(handler, **options)
     app.add_api_websocket_route(
-        starlette_path(template),
-        endpoint(handler, **options),
-        name=name,
-        dependencies=dependencies,
+        starlette_path(template), _endpoint(asgi_app), name=name, dependencies=dependencies
     )
+    route = app.routes[-1]
+    if isinstance(route, APIWebSocketRoute) and not route.dependant.dependencies:
+        # Nothing for FastAPI to solve, which takes it longer than all of the
+        # handshake.  A router that is included later makes a route of its own.
+        route.app = asgi_app

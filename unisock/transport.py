@@ -126,7 +126,7 @@ class Inbox:
         self._max_size = max_size
         self._waiter: Waiter[str | bytes | None] | None = None
         self._room_callback: Callable[[], None] | None = None
-        self._end_callbacks: list[Callable[[], None]] = []
+        self._end_callbacks: tuple[Callable[[], None], ...] = ()
         self.max_message_size = max_message_size
         """The largest message, in bytes, that the connection may carry."""
         self.closed_by: object = None
@@ -173,7 +173,7 @@ class Inbox:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
         self._give_room()
-        callbacks, self._end_callbacks = self._end_callbacks, []
+        callbacks, self._end_callbacks = self._end_callbacks, ()
         for callback in callbacks:
             callback()
 
@@ -249,12 +249,11 @@ class Inbox:
         if self.ended is not None:
             callback()
         else:
-            self._end_callbacks.append(callback)
+            self._end_callbacks += (callback,)
 
     def forget_on_end(self, callback: Callable[[], None]) -> None:
         """Undo `call_on_end`; nothing happens if it was called already."""
-        if callback in self._end_callbacks:
-            self._end_callbacks.remove(callback)
+        self._end_callbacks = tuple(c for c in self._end_callbacks if c != callback)
 
     async def wait_ended(self) -> Disconnect:
         """Wait for the end, and return it.  Cancelling is safe."""
