@@ -229,11 +229,13 @@ class GeventTransport(Transport):
         self._ping_payload: bytes | None = None
         self._inbox: Inbox | None = None
         self._reading_paused = False
+        # What `accept` sends.
+        self._response: Response | None = None
         # A message that arrives in fragments.
         self._partial = bytearray()
         self._partial_opcode = Opcode.TEXT
         # What is still to be written.
-        self._pending: deque[bytes | memoryview] = deque()
+        self._pending: deque[bytes | memoryview] | None = None
         self._pending_size = 0
         self._writer: gevent.Greenlet[[], None] | None = None
         self._write_waiters: list[Callable[[], None]] = []
@@ -252,7 +254,8 @@ class GeventTransport(Transport):
         """Send the 101 that `validate` has prepared."""
         if self._lost:
             raise ConnectionLost
-        response = self._response
+        response, self._response = self._response, None
+        assert response is not None
         if subprotocol is not None:
             response.headers["Sec-WebSocket-Protocol"] = subprotocol
         for name, value in headers:
@@ -310,14 +313,15 @@ class GeventTransport(Transport):
             self.answer(_response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", []))
             return False
         headers = Headers(self.handshake.raw_headers)
-        self._response = self._protocol.accept(Request(handler.path, headers))
-        if self._response.status_code == 101:
+        response = self._protocol.accept(Request(handler.path, headers))
+        if response.status_code == 101:
+            self._response = response
             return True
         if "13" not in headers.get_all("Sec-WebSocket-Version"):
             # Section 4.2.2: tell the versions that are spoken here.
-            self._response.status_code, self._response.reason_phrase = 426, "Upgrade Required"
-            self._response.headers["Sec-WebSocket-Version"] = "13"
-        self.answer(self._response)
+            response.status_code, response.reason_phrase = 426, "Upgrade Required"
+            response.headers["Sec-WebSocket-Version"] = "13"
+        self.answer(response)
         return False
 
     def refuse(self) -> None:
@@ -379,14 +383,34 @@ class GeventTransport(Transport):
             self._end_soon()
 
     def _receive_first(self) -> bytes:
-        # What came together with the handshake is in the request's buffer.
+        if data := self._read_buffered():
+            return data
         self._interruptible = gevent.getcurrent()
         try:
-            data: bytes = self._request_handler.rfile.read1(_READ_SIZE)
-        except (OSError, _NeverAccepted):
+            return self._receive()
+        except _NeverAccepted:
             return b""
         finally:
             self._interruptible = None
+
+    def _read_buffered(self) -> bytes:
+        """What came together with the handshake, and so is in the request's buffer.
+
+        The buffer, which holds 8 KiB for as long as the request lives, is closed.
+        """
+        handler = self._request_handler
+        rfile = handler.rfile
+        timeout = self._sock.gettimeout()
+        self._sock.settimeout(0)
+        try:
+            data: bytes = rfile.read1(_READ_SIZE) if rfile.peek(1) else b""
+        except OSError:  # of TLS, that there is nothing yet
+            data = b""
+        finally:
+            self._sock.settimeout(timeout)
+        # Of a request with a body WSGI reads what is left before it answers.
+        if not handler.content_length and "HTTP_TRANSFER_ENCODING" not in handler.environ:
+            rfile.close()
         return data
 
     def _interrupt(self) -> None:
@@ -507,6 +531,8 @@ class GeventTransport(Transport):
             self._writer = gevent.spawn(self._write_pending)
 
     def _append(self, data: bytes | memoryview) -> None:
+        if self._pending is None:
+            self._pending = deque()
         self._pending.append(data)
         self._pending_size += len(data)
 
@@ -514,7 +540,7 @@ class GeventTransport(Transport):
         """Write until nothing is left; the body of the writer's greenlet."""
         try:
             while self._pending:
-                piece = self._next_piece()
+                piece = _next_piece(self._pending)
                 self._sock.sendall(piece)
                 self._pending_size -= len(piece)
                 if self._pending_size <= _HIGH_WATER:
@@ -526,19 +552,10 @@ class GeventTransport(Transport):
         if self._protocol.eof_sent:
             self._shutdown(socket.SHUT_WR)
 
-    def _next_piece(self) -> bytes | memoryview:
-        piece = self._pending.popleft()
-        if not self._pending or len(piece) >= _WRITE_SIZE:
-            return piece
-        joined = bytearray(piece)
-        while self._pending and len(joined) + len(self._pending[0]) <= _WRITE_SIZE:
-            joined += self._pending.popleft()
-        return memoryview(joined)
-
     def _break(self) -> None:
         """The socket takes no more; what the peer sent before may still be read."""
         self._lost = True
-        self._pending.clear()
+        self._pending = None
         self._pending_size = 0
         self._written()
         self._shutdown(socket.SHUT_RD)
@@ -636,6 +653,16 @@ class GeventTransport(Transport):
                 duplicate.shutdown(how)
         except OSError:
             return  # the peer was faster
+
+
+def _next_piece(pending: deque[bytes | memoryview]) -> bytes | memoryview:
+    piece = pending.popleft()
+    if not pending or len(piece) >= _WRITE_SIZE:
+        return piece
+    joined = bytearray(piece)
+    while pending and len(joined) + len(pending[0]) <= _WRITE_SIZE:
+        joined += pending.popleft()
+    return memoryview(joined)
 
 
 class UpgradedTransport(GeventTransport):
