@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import re
 import signal
 import struct
 import subprocess
@@ -25,6 +26,10 @@ MANY = 50
 BRIEF = "2"
 # More than that, and less than what a connection has for its closing handshake.
 _PATIENCE = 8
+_CANCELLED = re.compile(
+    r"ERROR: +Exception in ASGI application\n(?:(?!ERROR:).*\n)+?"
+    r"asyncio.exceptions.CancelledError: Task cancelled, timeout graceful shutdown exceeded\n"
+)
 
 
 def _counts(server: Server) -> dict[str, int]:
@@ -63,7 +68,8 @@ def _told(log: str, where: str) -> list[str]:
 def _stop(server: Server) -> str:
     """Wait for a server to end that is told to stop; its log, in which is nothing amiss."""
     server.process.wait(_PATIENCE)
-    log = server.log()
+    # uvicorn 0.54 logs what it cancels itself, unless it is gone before.
+    log = _CANCELLED.sub("", server.log())
     # uvicorn gives itself the signal again.
     assert server.process.returncode in (0, -signal.SIGTERM), log
     for amiss in ("Traceback", "never retrieved", "never awaited", "Exception ignored"):
