@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import ast
+import os
 import re
 import subprocess
 import sys
@@ -17,6 +18,7 @@ def test_the_example_s_tests_are_green_on_every_framework() -> None:
     result = subprocess.run(
         [sys.executable, "-m", "pytest", "-v", "-p", "no:cacheprovider", str(TESTS)],
         cwd=ROOT,
+        env={**os.environ, "PYTEST_ADDOPTS": ""},  # not with the options of this run
         capture_output=True,
         text=True,
         check=False,
