@@ -354,7 +354,7 @@ class PullTransport(Transport):
 
     def start(self, inbox: Inbox) -> None:
         """Read in a task of its own until the end."""
-        self._reader = asyncio.create_task(self._read(inbox))
+        self._reader = asyncio.create_task(self._read(inbox), name="unisock reader")
 
     async def stop(self) -> None:
         """Cancel the reading task and wait for it."""
@@ -365,9 +365,10 @@ class PullTransport(Transport):
 
     async def _read(self, inbox: Inbox) -> None:
         certain = inbox.max_message_size // _MAX_UTF8
+        receive, message_of = self.receive, self.message_of
         try:
             while True:
-                message = self.message_of(await self.receive())
+                message = message_of(await receive())
                 if isinstance(message, Disconnect):
                     inbox.disconnect(message.code, message.reason)
                     return

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib.metadata
 import subprocess
 import sys
 import types
@@ -40,7 +41,7 @@ def known(monkeypatch: pytest.MonkeyPatch) -> Callable[..., None]:
 
     def make(**values: str) -> None:
         points = [EntryPoint(n, v, unisock.mounting.GROUP) for n, v in values.items()]
-        monkeypatch.setattr(unisock.mounting, "entry_points", lambda *, group: points)
+        monkeypatch.setattr(importlib.metadata, "entry_points", lambda *, group: points)
 
     return make
 
