@@ -119,6 +119,79 @@ class TestBounds:
         with_inbox(body)
 
 
+class TestHandedOver:
+    """A message that goes right into the hands of a receive that waits."""
+
+    def test_one_that_is_cancelled_before_it_takes_it_puts_it_back(self) -> None:
+        async def body(inbox: Inbox) -> None:
+            waiting = asyncio.create_task(inbox.get())
+            await turn()
+            inbox.put("a")
+            inbox.put("b")
+            waiting.cancel()
+            with pytest.raises(asyncio.CancelledError):
+                await waiting
+            inbox.put("c")
+            assert [await inbox.get() for _ in range(3)] == ["a", "b", "c"]
+
+        with_inbox(body)
+
+    def test_what_is_put_back_counts(self) -> None:
+        async def body(inbox: Inbox) -> None:
+            waiting = asyncio.create_task(inbox.get())
+            await turn()
+            assert inbox.put(b"x" * 5000)  # in nobody's queue
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            assert not inbox.put("")
+            assert [await inbox.get(), await inbox.get()] == [b"x" * 5000, ""]
+            assert inbox.put("")
+
+        with_inbox(body)
+
+    @pytest.mark.parametrize("cancelled", [False, True])
+    def test_it_is_dropped_with_the_others_by_a_close(self, cancelled: bool) -> None:
+        async def body(inbox: Inbox) -> None:
+            waiting = asyncio.create_task(inbox.get())
+            await turn()
+            inbox.put("a")
+            inbox.close(4000, "bye")
+            if cancelled:
+                waiting.cancel()
+                await asyncio.wait([waiting])
+            else:
+                with pytest.raises(WebSocketDisconnect, match="4000 bye"):
+                    await waiting
+            with pytest.raises(WebSocketDisconnect, match="4000 bye"):
+                await inbox.get()
+
+        with_inbox(body)
+
+    def test_it_is_delivered_before_the_end(self) -> None:
+        async def body(inbox: Inbox) -> None:
+            waiting = asyncio.create_task(inbox.get())
+            await turn()
+            inbox.put("a")
+            inbox.disconnect(4000, "bye")
+            assert await waiting == "a"
+            with pytest.raises(WebSocketDisconnect, match="4000 bye"):
+                await inbox.get()
+
+        with_inbox(body)
+
+    def test_a_cancelled_wait_for_the_end_puts_nothing_back(self) -> None:
+        async def body(inbox: Inbox) -> None:
+            waiting = asyncio.create_task(inbox.get())
+            await turn()
+            inbox.disconnect(4000, "bye")
+            waiting.cancel()
+            await asyncio.wait([waiting])
+            with pytest.raises(WebSocketDisconnect, match="4000 bye"):
+                await inbox.get()
+
+        with_inbox(body)
+
+
 class TestEnd:
     def test_messages_before_the_end_are_delivered_in_order(self) -> None:
         async def body(inbox: Inbox) -> None:
