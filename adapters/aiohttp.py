@@ -16,6 +16,7 @@ import asyncio
 import base64
 import hashlib
 import re
+import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeAlias, Unpack, cast
@@ -135,7 +136,10 @@ class _FrameReader(WebSocketReader):
     def _handle_frame(self, fin: bool, opcode: int, payload: Any, compressed: int) -> None:
         if not self._has_mask:
             raise WebSocketError(1002, "a client masks its frames")
-        super()._handle_frame(fin, opcode, payload, compressed)
+        try:
+            super()._handle_frame(fin, opcode, payload, compressed)
+        except zlib.error as exc:  # from where it would break the connection
+            raise WebSocketError(1007, "compressed data is broken") from exc
 
 
 class AiohttpTransport(PullTransport):

@@ -36,6 +36,7 @@ from geventwebsocket.handler import (  # type: ignore[import-untyped]  # there a
     WebSocketHandler as StockWebSocketHandler,
 )
 from websockets.datastructures import Headers
+from websockets.exceptions import InvalidHeader
 from websockets.frames import Frame, Opcode
 from websockets.http11 import Request, Response
 from websockets.protocol import State
@@ -312,7 +313,11 @@ class GeventTransport(Transport):
         if handler.command != "GET" or handler.request_version != "HTTP/1.1":
             self.answer(_response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", []))
             return False
-        headers = Headers(self.handshake.raw_headers)
+        try:
+            headers = Headers(self.handshake.raw_headers)
+        except InvalidHeader:
+            self.answer(_response(400, b"a header has a character that none may have\n", []))
+            return False
         response = self._protocol.accept(Request(handler.path, headers))
         if response.status_code == 101:
             self._response = response
