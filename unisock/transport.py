@@ -85,6 +85,10 @@ class Disconnect(NamedTuple):
     reason: str = ""
 
 
+def _disconnected(ended: Disconnect) -> Exception:
+    return WebSocketDisconnect(*ended)
+
+
 class Inbox:
     """Messages that have arrived and nobody has received yet, then the end.
 
@@ -196,37 +200,47 @@ class Inbox:
         self._max_messages = self._max_size = 1 << 62
         self._give_room()
 
-    async def get(self) -> str | bytes:
+    async def get(
+        self,
+        convert: Callable[[str | bytes], Any] | None = None,
+        at_end: Callable[[Disconnect], Exception] = _disconnected,
+    ) -> Any:
         """The next message.  Cancelling loses none.
+
+        Args:
+            convert: what is made of it; here, for a coroutine more around this one
+                would cost each message its part.
+            at_end: what is raised when the connection has ended and all is delivered.
 
         Raises:
             InvalidState: another call is waiting.
-            WebSocketDisconnect: the connection has ended and all is delivered.
         """
         if self._waiter is not None and not self._waiter.cancelled():
             raise InvalidState(
                 "another receive is already waiting on this WebSocket: "
                 "receive in one task, and pass messages on with an asyncio.Queue"
             )
+        message: str | bytes | None
         if self._messages:
-            return self._take(self._messages)
-        if self.ended is not None:
-            raise WebSocketDisconnect(*self.ended)
-        waiter: Waiter[str | bytes | None] = self._create_waiter()
-        self._waiter = waiter
-        try:
-            message = await waiter
-        except BaseException:
-            self._put_back(waiter)
-            raise
-        finally:
-            # Not that of another, who came when this was cancelled already.
-            if self._waiter is waiter:
-                self._waiter = None
-        if message is None or self._dropped:
-            assert self.ended is not None
-            raise WebSocketDisconnect(*self.ended)
-        return message
+            message = self._take(self._messages)
+        elif self.ended is not None:
+            raise at_end(self.ended)
+        else:
+            waiter: Waiter[str | bytes | None] = self._create_waiter()
+            self._waiter = waiter
+            try:
+                message = await waiter
+            except BaseException:
+                self._put_back(waiter)
+                raise
+            finally:
+                # Not that of another, who came when this was cancelled already.
+                if self._waiter is waiter:
+                    self._waiter = None
+            if message is None or self._dropped:
+                assert self.ended is not None
+                raise at_end(self.ended)
+        return message if convert is None else convert(message)
 
     def _take(self, messages: deque[str | bytes]) -> str | bytes:
         message = messages.popleft()

@@ -25,7 +25,7 @@ from .messages import decode, encode
 from .options import Options
 from .runtime import Waiter
 from .tasks import ConnectionTasks
-from .transport import ConnectionLost, Inbox, Transport
+from .transport import ConnectionLost, Disconnect, Inbox, Transport
 
 logger = logging.getLogger("unisock")
 
@@ -190,7 +190,8 @@ class WebSocket(Connection):
         """
         if self._phase is not _OPEN:
             raise self._not_open("receive")
-        return await self._inbox.get()
+        message: str | bytes = await self._inbox.get()
+        return message
 
     async def receive_text(self) -> str:
         """The next message, which must be text.
@@ -202,7 +203,8 @@ class WebSocket(Connection):
         # Not by way of receive(): each coroutine more is paid for by every message.
         if self._phase is not _OPEN:
             raise self._not_open("receive_text")
-        return _text(await self._inbox.get())
+        message: str = await self._inbox.get(_text)
+        return message
 
     async def receive_bytes(self) -> bytes:
         """The next message, which must be binary.
@@ -213,7 +215,8 @@ class WebSocket(Connection):
         """
         if self._phase is not _OPEN:
             raise self._not_open("receive_bytes")
-        return _bytes(await self._inbox.get())
+        message: bytes = await self._inbox.get(_bytes)
+        return message
 
     @overload
     async def receive_json(self) -> Any: ...
@@ -260,8 +263,7 @@ class WebSocket(Connection):
         return self._iterate(partial(decode, type=type, codec=self._options.json))
 
     def _iterate(self, convert: Callable[[str | bytes], Any] | None) -> _UntilDisconnect:
-        # On an open connection what receive() would call, without it.
-        return _UntilDisconnect(self._inbox.get if self._phase is _OPEN else self.receive, convert)
+        return _UntilDisconnect(self, convert)
 
     # Sending
 
@@ -498,22 +500,26 @@ class _UntilDisconnect(AsyncIterator[Any]):
     one that is left early leaves nothing to be finalised.
     """
 
-    __slots__ = ("_convert", "_receive")
+    __slots__ = ("_convert", "_ws")
 
-    def __init__(
-        self,
-        receive: Callable[[], Awaitable[str | bytes]],
-        convert: Callable[[str | bytes], Any] | None,
-    ) -> None:
-        self._receive = receive
+    def __init__(self, ws: WebSocket, convert: Callable[[str | bytes], Any] | None) -> None:
+        self._ws = ws
         self._convert = convert
 
-    async def __anext__(self) -> Any:
+    def __anext__(self) -> Coroutine[Any, Any, Any]:
+        if self._ws._phase is _OPEN:
+            return self._ws._inbox.get(self._convert, _stop_iteration)
+        return self._not_open()
+
+    async def _not_open(self) -> Any:
         try:
-            message = await self._receive()
+            await self._ws.receive()
         except WebSocketDisconnect:
             raise StopAsyncIteration from None
-        return message if self._convert is None else self._convert(message)
+
+
+def _stop_iteration(_: Disconnect) -> Exception:
+    return StopAsyncIteration()
 
 
 class _WhileConnected:
