@@ -159,7 +159,7 @@ class GeventHandshake(Handshake):
     @property
     def raw_headers(self) -> Iterable[tuple[str, str]]:
         """From the request, for WSGI joins repeated ones."""
-        return ((n, v.strip()) for n, v in request_handler(self._environ).headers.items())
+        return ((n, v.strip(" \t")) for n, v in request_handler(self._environ).headers.items())
 
     @property
     def path_params(self) -> Mapping[str, Any]:
@@ -727,9 +727,19 @@ def _serve_on_loop(
 ) -> None:
     """Serve on the hub's event loop, while this greenlet reads."""
     ended = gevent.event.Event()
-    task = hub_event_loop().create_task(
-        handler.serve(transport), context=contextvars.copy_context()
-    )
+    loop = hub_event_loop()
+    session = handler.session(transport)
+    task = loop.create_task(handler.run(session), context=contextvars.copy_context())
+    stopping: list[asyncio.Task[None]] = []  # the loop holds it weakly
+
+    def stop() -> None:
+        task.cancel()
+        loop.call_soon(loop.call_soon, stop_anyway)
+
+    def stop_anyway() -> None:
+        """A handler that has swallowed its cancellation sees a disconnect."""
+        if not task.done():
+            stopping.append(loop.create_task(session.stop()))
 
     def on_done(done: asyncio.Task[None]) -> None:
         transport.session_ended()
@@ -738,7 +748,7 @@ def _serve_on_loop(
         ended.set()
 
     task.add_done_callback(on_done)
-    with sessions.running(task.cancel):
+    with sessions.running(stop):
         try:
             transport.read()
             ended.wait()

@@ -48,6 +48,9 @@ class GreenletRuntime(Runtime):
         """Gevent's."""
         return _Timeout(seconds)
 
+    def event_loop(self) -> None:
+        """None: `GreenletWorkers` minds the thread."""
+
     async def checkpoint(self) -> None:
         """One pass of the hub."""
         gevent.sleep(0)

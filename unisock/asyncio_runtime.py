@@ -33,6 +33,10 @@ class AsyncioRuntime(Runtime):
         """Asyncio's."""
         return asyncio.timeout(seconds)
 
+    def event_loop(self) -> asyncio.AbstractEventLoop:
+        """The running one."""
+        return asyncio.get_running_loop()
+
     async def checkpoint(self) -> None:
         """One pass of the loop."""
         await asyncio.sleep(0)

@@ -118,6 +118,10 @@ class Runtime(ABC):
         """As `asyncio.timeout`: after so long the block raises `TimeoutError`."""
 
     @abstractmethod
+    def event_loop(self) -> object | None:
+        """The event loop that runs, and that all calls must be on; `None` where there is none."""
+
+    @abstractmethod
     async def checkpoint(self) -> None:
         """Let the others have their turn."""
 

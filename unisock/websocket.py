@@ -55,6 +55,7 @@ class _Phase(enum.Enum):
     OVER = "the handshake is over"  # by no doing of the handler's: a disconnect is raised
 
 
+_running_loop = asyncio.get_running_loop
 _OPEN = _Phase.OPEN  # each message asks for it, and an enum is slow to answer on Python 3.11
 
 
@@ -72,6 +73,7 @@ class WebSocket(Connection):
         "_finished",
         "_finishing",
         "_handler_task",
+        "_loop",
         "_options",
         "_phase",
         "_runtime",
@@ -84,6 +86,7 @@ class WebSocket(Connection):
         self._transport = transport
         self._handshake = transport.handshake
         self._runtime = transport.runtime
+        self._loop = transport.runtime.event_loop()
         self._options = options
         self._phase = _Phase.CONNECTING
         self._subprotocol: str | None = None
@@ -275,7 +278,7 @@ class WebSocket(Connection):
         Raises:
             TypeError: another type; nothing was sent.
             ValueError: text that UTF-8 cannot say (a lone surrogate).
-            InvalidState: before `accept`.
+            InvalidState: before `accept`, or on another event loop.
             WebSocketDisconnect: the connection has ended.
         """
         await self._send(_checked(data))
@@ -289,6 +292,8 @@ class WebSocket(Connection):
         # As _send(), without one more coroutine: the most frequent of all calls.
         if self._phase is not _OPEN or self._inbox.ended is not None:
             raise self._cannot_send()
+        if self._loop is not None and _running_loop() is not self._loop:
+            raise self._stray("send")
         try:
             await self._transport.send(data)
         except ConnectionLost as exc:
@@ -317,6 +322,8 @@ class WebSocket(Connection):
     async def _send(self, data: str | bytes) -> None:
         if self._phase is not _OPEN or self._inbox.ended is not None:
             raise self._cannot_send()
+        if self._loop is not None and _running_loop() is not self._loop:
+            raise self._stray("send")
         try:
             await self._transport.send(data)
         except ConnectionLost as exc:
@@ -367,6 +374,7 @@ class WebSocket(Connection):
         Raises:
             ValueError: a code that may not be sent; nothing was sent.
             TypeError: an argument of the wrong type.
+            InvalidState: called on another event loop.
         """
         if self._phase is not _Phase.CONNECTING and self._inbox.ended is not None:
             return
@@ -375,6 +383,8 @@ class WebSocket(Connection):
         if self._phase is _Phase.CONNECTING:
             await self.reject(403)
         else:
+            if self._loop is not None and _running_loop() is not self._loop:
+                raise self._stray("close")
             self._inbox.close(code, reason, self._runtime.current())
             await self._finish(self._transport.close(code, reason))
 
@@ -466,6 +476,12 @@ class WebSocket(Connection):
             self._raise_if_ended()
         if self._phase is not _Phase.CONNECTING:
             raise InvalidState(f"{method}() came too late: {self._phase.value}")
+
+    def _stray(self, method: str) -> InvalidState:
+        return InvalidState(
+            f"{method}() is called on another event loop than the connection's: there use "
+            "asyncio.run_coroutine_threadsafe() with the loop that the handler runs on"
+        )
 
     def _not_open(self, method: str) -> InvalidState:
         if self._phase is _Phase.OVER:
