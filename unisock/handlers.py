@@ -137,6 +137,9 @@ class MountedHandler(ABC):
         self.name: str = getattr(handler, "__name__", type(handler).__name__)
         self.options = options
         self._qualname = name_of(handler)
+        # Connections may be of several loops, each in its own thread.
+        limit = options.max_connections
+        self._places = None if limit is None else threading.BoundedSemaphore(limit)
 
     def session(self, transport: Transport) -> Session:
         """A session for one connection, not yet run."""
@@ -156,7 +159,26 @@ class MountedHandler(ABC):
 
     def run(self, session: Session) -> Coroutine[Any, Any, None]:
         """As `serve`, for a session of this handler."""
-        return session.run(self._run)
+        return session.run(self._run if self._places is None else self._run_if_there_is_room)
+
+    async def _run_if_there_is_room(self, session: Session) -> None:
+        assert self._places is not None
+        if not self._places.acquire(blocking=False):
+            await self._refuse(
+                session,
+                f"has {self.options.max_connections} connections already; "
+                "to allow more mount with max_connections=",
+            )
+            return
+        try:
+            await self._run(session)
+        finally:
+            self._places.release()
+
+    async def _refuse(self, session: Session, reason: str) -> None:
+        """Reject, and tell the client to come again."""
+        logger.warning("handshake rejected: %s %s", self._qualname, reason)
+        await session.ws.reject(503, b"too many connections", {"retry-after": "1"})
 
     @abstractmethod
     def _run(self, session: Session) -> Coroutine[Any, Any, None]:
@@ -205,13 +227,16 @@ class _Sync(MountedHandler):
     def __init__(self, handler: SyncFunction, options: Options) -> None:
         super().__init__(handler, options)
         self._handler = handler
-        # Connections may be of several loops, each in its own thread.
         self._threads = threading.BoundedSemaphore(options.max_threads)
 
     async def _run(self, session: Session) -> None:
         workers = session.ws._runtime.create_workers()
         if workers.are_threads and not self._threads.acquire(blocking=False):
-            await self._refuse(session)
+            await self._refuse(
+                session,
+                f"runs in {self.options.max_threads} threads already; to allow more mount "
+                "with max_threads=, or write it as `async def`",
+            )
             return
         release = self._threads.release if workers.are_threads else _nothing
         ws = SyncWebSocket(session, workers)
@@ -225,15 +250,6 @@ class _Sync(MountedHandler):
 
     def _call(self, ws: SyncWebSocket) -> None:
         check_not_awaitable(self._handler(ws), self._handler)
-
-    async def _refuse(self, session: Session) -> None:
-        logger.warning(
-            "handshake rejected: %s runs in %d threads already; to allow more mount with "
-            "max_threads=, or write it as `async def`",
-            self._qualname,
-            self.options.max_threads,
-        )
-        await session.ws.reject(503, b"too many connections", {"retry-after": "1"})
 
 
 def _nothing() -> None:

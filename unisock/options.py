@@ -31,6 +31,7 @@ class OptionsDict(TypedDict, total=False):
     max_queue: int
     max_queue_size: int
     close_timeout: float
+    max_connections: int | None
     max_threads: int
 
 
@@ -49,6 +50,8 @@ class Options:
         close_timeout: seconds that `WebSocket.close`, `WebSocket.reject` and the
             end of a handler wait for a peer that does not read, and the end of a
             plain function for what it has started.
+        max_connections: how many connections of the mounted handler there may be
+            at once in one process; others are rejected with 503.  `None`: any.
         max_threads: how many connections of a plain function (``def``) there may
             be at once where each takes a thread; others are rejected with 503.
             On gevent they take none, and there is no limit.
@@ -60,6 +63,7 @@ class Options:
     max_queue: int = 1024
     max_queue_size: int = 1024 * 1024
     close_timeout: float = 10.0
+    max_connections: int | None = None
     max_threads: int = 1000
 
     allowed_origins: frozenset[str] | None = field(init=False, default=frozenset())
@@ -68,6 +72,8 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("max_message_size", "max_queue", "max_queue_size", "max_threads"):
             _check_positive(name, getattr(self, name), int)
+        if self.max_connections is not None:
+            _check_positive("max_connections", self.max_connections, int)
         _check_positive("close_timeout", self.close_timeout, (int, float))
         for method in ("dumps", "loads"):
             if self.json is not None and not callable(getattr(self.json, method, None)):

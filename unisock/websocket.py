@@ -66,7 +66,7 @@ class WebSocket(Connection):
     may be cancelled: a cancelled receive loses no message, a cancelled send
     has sent its message whole or not at all.  Sends may be called from several
     tasks at once, receives from one at a time.  All tasks are of the event
-    loop that the handler runs on.
+    loop that the handler runs on: on another one a send raises `InvalidState`.
     """
 
     __slots__ = (
@@ -278,7 +278,7 @@ class WebSocket(Connection):
         Raises:
             TypeError: another type; nothing was sent.
             ValueError: text that UTF-8 cannot say (a lone surrogate).
-            InvalidState: before `accept`, or on another event loop.
+            InvalidState: before `accept`.
             WebSocketDisconnect: the connection has ended.
         """
         await self._send(_checked(data))
@@ -374,7 +374,6 @@ class WebSocket(Connection):
         Raises:
             ValueError: a code that may not be sent; nothing was sent.
             TypeError: an argument of the wrong type.
-            InvalidState: called on another event loop.
         """
         if self._phase is not _Phase.CONNECTING and self._inbox.ended is not None:
             return

@@ -274,9 +274,10 @@ class TestPrepare:
         with pytest.raises(TypeError, match="did you mean 'max_threads'"):
             prepare(plain, {"max_thread": 3})  # type: ignore[typeddict-unknown-key]  # the test
         for value, error in ((0, ValueError), ("3", TypeError), (1.5, TypeError)):
-            options: Any = {"max_threads": value}
-            with pytest.raises(error, match="max_threads"):
-                prepare(plain, options)
+            for name in ("max_threads", "max_connections"):
+                options: Any = {name: value}
+                with pytest.raises(error, match=name):
+                    prepare(plain, options)
 
     @pytest.mark.parametrize(
         ("handler", "name"),

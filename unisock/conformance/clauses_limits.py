@@ -203,6 +203,44 @@ async def test_a_bad_handshake_gets_its_status(server: Server) -> None:
             assert "Traceback" not in log, f"{name}: {log}"
 
 
+# 10.1 Connections
+
+
+@mounted("/limits/few", max_connections=2)
+async def few(ws: WebSocket) -> None:
+    """Echo until the end."""
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)
+
+
+@clause("10.1")
+async def test_more_than_max_connections_are_503(server: Server) -> None:
+    """With a Retry-After and a warning that names the option; the others go on."""
+    mark = server.log_mark()
+    async with server.connect("/limits/few") as one, server.connect("/limits/few") as other:
+        for _ in range(2):
+            response = await server.check_rejected("/limits/few", 503)
+            if not server.row.without("http_rejection"):
+                assert response.header("retry-after")
+        log = await server.settled(mark)
+        assert log.count("max_connections=") == 2, log
+        assert "Traceback" not in log, log
+        await one.close()
+        await until_accepted(server, "/limits/few")
+        await other.send("still")
+        assert await other.recv() == "still"
+
+
+async def until_accepted(server: Server, path: str) -> None:
+    """A connection that has ended may not be counted off yet when its client has learned of it."""
+    async with asyncio.timeout(5):
+        while True:
+            async with server.raw(path, expect=None) as raw:
+                if (await raw.read_head()).status == 101:
+                    return
+
+
 # 10.2 Frames
 
 

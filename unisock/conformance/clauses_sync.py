@@ -16,6 +16,7 @@ from typing import Any, NoReturn
 
 from unisock import InvalidMessage, SyncWebSocket, WebSocket, WebSocketDisconnect
 
+from .clauses_limits import until_accepted
 from .clauses_sending import MIB, resident_bytes, until_blocked
 from .harness import Server, clause, frame, journal, mounted, pause
 
@@ -364,18 +365,9 @@ async def test_more_than_max_threads_are_503(server: Server) -> None:
             assert await of_another_limit.recv() == "mine"
         await one.send("end")
         assert await one.closed() == (1000, "")
-        await _until_accepted(server, "/sync/few")
+        await until_accepted(server, "/sync/few")
         await other.send("still")
         assert await other.recv() == "still"
-
-
-async def _until_accepted(server: Server, path: str) -> None:
-    """A thread that has ended may not be counted off yet when its client has learned of it."""
-    async with asyncio.timeout(5):
-        while True:
-            async with server.raw(path, expect=None) as raw:
-                if (await raw.read_head()).status == 101:
-                    return
 
 
 # 9.2 The handshake (section 2)
