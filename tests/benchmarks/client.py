@@ -62,7 +62,12 @@ LOADS = {
     "json": Load("512 B JSON, 50 connections", "/json", _json(512, 8), 50),
     "medium": Load("16 KiB text, 10 connections", "/text", _numbered(1 << 14, 4), 10),
     "large": Load("1 MiB binary, 2 connections", "/binary", _numbered(1 << 20, 2), 2, 1, BINARY),
-    "push": Load("a push of 32 B to 1,000 connections", "/push", _numbered(32, 8), 1000),
+    "push": Load(
+        "32 B to each of 1,000 connections; a message is one delivery",
+        "/push",
+        _numbered(32, 8),
+        1000,
+    ),
 }
 
 

@@ -62,26 +62,36 @@ def _comparison(results: Results, columns: list[Column]) -> str:
     def cell(values: list[float]) -> str:
         if not values:
             return "-"
-        return f"{median(values):.2f} ({min(values):.2f}-{max(values):.2f})"
+        spread = f" ({min(values):.2f}–{max(values):.2f})" if len(values) > 1 else ""
+        return f"{median(values):.2f}{spread}"
 
     rows = [
-        [" / ".join(pair), *(cell(_ratios(results, c, pair)) for c in columns)] for pair in PAIRS
+        [" / ".join(pair), *(cell(_ratios(results, c, pair)) for c in columns)]
+        for pair in PAIRS
+        if any(_ratios(results, c, pair) for c in columns)
     ]
     return _table(["", *(title for title, _, _ in columns)], rows)
 
 
 def _medians(results: Results, load: str, columns: dict[str, str]) -> str:
     rows = [
-        [subject, *(f"{median(getattr(s, name)() for s in samples):,.1f}" for name in columns)]
+        [subject, *(_number(median(getattr(s, name)() for s in samples)) for name in columns)]
         for subject, samples in results[load].items()
     ]
     return _table(["", *columns.values()], rows)
 
 
+def _number(value: float) -> str:
+    return f"{value:,.0f}" if value >= 100 else f"{value:.1f}"
+
+
 COMPARED = """\
-The server's CPU time per message (per opened connection) and its memory per idle connection,
-the first of a pair in terms of the other: median of the rounds (minimum-maximum). Below 1.00
-the first takes less.
+Starlette, FastAPI and Falcon are on uvicorn; "Flask" is gevent-websocket's handler on gevent's
+WSGIServer, and "unisock on Flask" unisock's own there.
+
+Each cell is the figure of the left one of a pair divided by that of the right one, the median
+of the rounds (lowest–highest). The figure is the server's CPU time per message; of "opening"
+per connection; of "memory" what an idle connection takes. Below 1.00 the left one takes less.
 """
 
 
@@ -93,15 +103,18 @@ def markdown(results: Results, measured_on: str) -> str:
         f"{measured_on}. Rounds: {rounds}.\n",
         COMPARED,
         _comparison(results, _columns(results)),
-        "Messages per second in the same way. Above 1.00 the first is faster.\n",
+        "The same for messages per second: above 1.00 the left one is faster.\n",
         _comparison(results, [(load, load, Sample.rate) for load in loads]),
     ]
-    columns = {"rate": "messages/s", "cpu": "CPU us/message", "busy": "server busy %"}
+    columns = {"rate": "messages/s", "cpu": "CPU µs/message", "busy": "server on a CPU, %"}
     for load in loads:
         parts += [f"**{load}**: {LOADS[load].title}\n", _medians(results, load, columns)]
     if CONNECTIONS in results:
-        columns = {"rate": "connections/s", "cpu": "CPU us/connection", "memory": "KiB/connection"}
-        parts += [f"**{CONNECTIONS}**, then idle\n", _medians(results, CONNECTIONS, columns)]
+        columns = {"rate": "connections/s", "cpu": "CPU µs/connection", "memory": "KiB/connection"}
+        parts += [
+            "**opening** of connections, and their **memory** when they are idle\n",
+            _medians(results, CONNECTIONS, columns),
+        ]
     return "\n".join(parts)
 
 
@@ -112,7 +125,7 @@ COLOURS = ("#4363d8", "#3cb44b", "#f58231", "#911eb4")
 def svg(results: Results) -> str:
     """Bars: unisock's CPU time and memory in terms of each framework's own."""
     shapes: list[str] = []
-    y = 30
+    y = 52
     for column in _columns(results):
         shapes.append(f'<text x="8" y="{y + 11}" font-weight="bold">{column[0]}</text>')
         for pair, colour in zip(PAIRS[:4], COLOURS, strict=True):
@@ -122,12 +135,15 @@ def svg(results: Results) -> str:
         y += BAR
     one = LEFT + SCALE
     return f"""\
-<svg xmlns="http://www.w3.org/2000/svg" width="800" height="{y}"
+<svg xmlns="http://www.w3.org/2000/svg" width="800" height="{y}" viewBox="0 0 800 {y}"
  font-family="sans-serif" font-size="11">
 <rect width="800" height="{y}" fill="white"/>
-<text x="{one}" y="14" text-anchor="middle">1.00: the framework's own; shorter is less</text>
-{"".join(shapes)}<path d="M{one} 20V{y}" stroke="black" stroke-dasharray="3"/>
-</svg>
+<text x="8" y="16" font-size="13" font-weight="bold">unisock on a framework, in terms of \
+the framework's own WebSocket (1.00); shorter is less</text>
+<text x="8" y="32">the server's CPU time per message; opening: per connection; memory: of an \
+idle connection</text>
+<path d="M{one} 42V{y}" stroke="black" stroke-dasharray="3"/>
+{"".join(shapes)}</svg>
 """
 
 
@@ -137,11 +153,12 @@ def _bar(y: int, name: str, values: list[float], colour: str) -> str:
         round(LEFT + SCALE * max(0.0, min(value, LIMIT)))
         for value in (min(values), median(values), max(values))
     )
+    cut = " →" if max(values) > LIMIT else ""
     return f"""\
 <text x="{LEFT - 6}" y="{y + 11}" text-anchor="end">{name}</text>
 <rect x="{LEFT}" y="{y + 2}" width="{middle - LEFT}" height="{BAR - 4}" fill="{colour}"/>
 <path d="M{low} {y + 7}H{high}" stroke="black"/>
-<text x="{high + 6}" y="{y + 11}">{median(values):.2f}</text>
+<text x="{LEFT + SCALE * LIMIT + 20:.0f}" y="{y + 11}">{median(values):.2f}{cut}</text>
 """
 
 

@@ -3,7 +3,7 @@
     python -m tests.benchmarks.run --write docs/explanation
 
 All servers are up, and one at a time has a load.  In each round every load is put on
-all of them in turn, the two of a pair one after the other, and every second round the
+all of them in turn, a framework and then unisock on it, and every second round the
 other way round: what else the machine does meets both.  A reply that is lost or wrong
 is an error.  Linux only.
 """
@@ -19,6 +19,7 @@ from collections.abc import Sequence
 from contextlib import ExitStack
 from itertools import chain, product
 from pathlib import Path
+from typing import Any
 
 from tests.benchmarks import report
 from tests.benchmarks.client import LOADS, Sample, measure, measure_connections
@@ -60,18 +61,27 @@ class Benchmark:
         print(f"{load:12}{subject:22}{figures}", file=sys.stderr)
 
 
+_SUBJECTS = "in quotes where they have spaces: " + ", ".join(SUBJECTS)
+
+
 def main() -> None:
     """The command."""
     parser = argparse.ArgumentParser(
-        description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter
+        prog="python -m tests.benchmarks.run",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
     )
-    parser.add_argument("--rounds", type=int, default=7)
-    parser.add_argument("--seconds", type=float, default=2.0, help="below 15: servers ping")
-    parser.add_argument("--connections", type=int, default=2000, help="idle ones")
-    parser.add_argument("--loads", nargs="+", choices=LOADS, default=[*LOADS])
-    parser.add_argument("--subjects", nargs="+", choices=SUBJECTS, default=[*SUBJECTS])
-    parser.add_argument("--write", type=Path, metavar="FOLDER", help="benchmarks.md and .svg")
+    number = parser.add_argument
+    number("--rounds", type=int, default=7, help="how often each load is put on each server (7)")
+    number("--seconds", type=float, default=2.0, help="of a load (2); below 15: servers ping")
+    number("--connections", type=int, default=2000, help="that are opened, and idle (2000)")
+    several: dict[str, Any] = {"nargs": "+", "metavar": "NAME"}
+    number("--loads", choices=LOADS, default=[*LOADS], help=", ".join(LOADS), **several)
+    number("--subjects", choices=SUBJECTS, default=[*SUBJECTS], help=_SUBJECTS, **several)
+    number("--write", type=Path, metavar="FOLDER", help="write benchmarks.md and .svg there")
     options = parser.parse_args()
+    if min(options.rounds, options.seconds, options.connections) <= 0:
+        parser.error("--rounds, --seconds and --connections are above 0")
     gc.disable()  # the client makes no cycles
     soft, hard = resource.getrlimit(resource.RLIMIT_NOFILE)  # which the servers inherit
     resource.setrlimit(resource.RLIMIT_NOFILE, (max(soft, options.connections + 1200), hard))

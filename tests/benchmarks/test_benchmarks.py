@@ -76,8 +76,8 @@ def test_ratios() -> None:
 
     ours, native = [sample(0.1), sample(0.3), sample(0.9)], [sample(0.2)] * 3
     tables = report.markdown({"small": {"unisock on Falcon": ours, "Falcon": native}}, "here")
-    assert "| unisock on Falcon / Falcon | 1.50 (0.50-4.50) |" in tables
-    assert "| unisock on Falcon | 500.0 | 300.0 | 15.0 |" in tables
+    assert "| unisock on Falcon / Falcon | 1.50 (0.50–4.50) |" in tables
+    assert "| unisock on Falcon | 500 | 300 | 15.0 |" in tables
 
 
 @pytest.mark.parametrize(
