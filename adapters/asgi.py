@@ -108,11 +108,6 @@ class ASGIHandshake(Handshake):
             for name, value in self.scope["headers"]
         )
 
-    def header_values(self, name: str) -> list[str]:
-        """From the scope, whose names are in lower case."""
-        wanted = name.encode()
-        return [v.decode("latin-1") for n, v in self.scope["headers"] if n == wanted]
-
     @property
     def path_params(self) -> Mapping[str, Any]:
         """What a router left in the scope."""

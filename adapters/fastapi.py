@@ -8,6 +8,7 @@ from typing import Unpack
 from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi.params import Depends
 from fastapi.routing import APIWebSocketRoute
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from unisock import Handler
 from unisock.options import OptionsDict
@@ -54,11 +55,26 @@ def mount(
     status and body.
     """
     asgi_app = StarletteEndpoint(handler, **options)
+    websocket_endpoint = _endpoint(asgi_app)
     app.add_api_websocket_route(
-        starlette_path(template), _endpoint(asgi_app), name=name, dependencies=dependencies
+        starlette_path(template), websocket_endpoint, name=name, dependencies=dependencies
     )
     route = app.routes[-1]
-    if isinstance(route, APIWebSocketRoute) and not route.dependant.dependencies:
-        # Nothing for FastAPI to solve, which takes it longer than all of the
-        # handshake.  A router that is included later makes a route of its own.
-        route.app = asgi_app
+    # A subclass may have put another endpoint around this one, or another route last.
+    if isinstance(route, APIWebSocketRoute) and route.endpoint is websocket_endpoint:
+        route.app = _unless_dependencies(route, asgi_app)
+
+
+def _unless_dependencies(route: APIWebSocketRoute, app: ASGIApp) -> ASGIApp:
+    """The route's own application where FastAPI has something to solve, else `app`.
+
+    For nothing FastAPI takes longer than all of the handshake.  A router that is
+    included later makes a route of its own.
+    """
+    solving = route.app
+
+    def choose(scope: Scope, receive: Receive, send: Send) -> Awaitable[None]:
+        # With each connection: dependencies may be added to a route that is there.
+        return (solving if route.dependant.dependencies else app)(scope, receive, send)
+
+    return choose

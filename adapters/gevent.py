@@ -17,6 +17,7 @@ import asyncio
 import contextvars
 import email.utils
 import http
+import io
 import logging
 import os
 import socket
@@ -190,6 +191,10 @@ def request_handler(environ: Mapping[str, Any]) -> Any:
     )
 
 
+def _has_body(handler: Any) -> bool:
+    return bool(handler.content_length) or "HTTP_TRANSFER_ENCODING" in handler.environ
+
+
 class _NeverAccepted(Exception):
     """Thrown into a first read: there will be no message."""
 
@@ -313,6 +318,10 @@ class GeventTransport(Transport):
         if handler.command != "GET" or handler.request_version != "HTTP/1.1":
             self.answer(_response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", []))
             return False
+        if _has_body(handler):
+            # Its bytes would be taken for frames.
+            self.answer(_response(400, b"a WebSocket handshake has no body\n", []))
+            return False
         try:
             headers = Headers(self.handshake.raw_headers)
         except InvalidHeader:
@@ -414,8 +423,9 @@ class GeventTransport(Transport):
         finally:
             self._sock.settimeout(timeout)
         # Of a request with a body WSGI reads what is left before it answers.
-        if not handler.content_length and "HTTP_TRANSFER_ENCODING" not in handler.environ:
+        if not _has_body(handler):
             rfile.close()
+            handler.environ["wsgi.input"] = io.BytesIO()  # a framework may ask for the body
         return data
 
     def _interrupt(self) -> None:

@@ -240,7 +240,7 @@ def _wait_for_threads() -> None:
     A server that is in haste cancels the wait of `ThreadWorkers.stop` as well.
     """
     deadline = time.monotonic() + _LAST_STEPS
-    for thread in list(_threads):
+    for thread in [t for t in _threads.copy() if t.ident is not None]:  # that is: started
         thread.join(max(0.0, deadline - time.monotonic()))
 
 

@@ -130,7 +130,7 @@ class Inbox:
         self._max_size = max_size
         self._waiter: Waiter[str | bytes | None] | None = None
         self._room_callback: Callable[[], None] | None = None
-        self._end_callbacks: tuple[Callable[[], None], ...] = ()
+        self._end_callbacks: list[Callable[[], None]] | None = None
         self.max_message_size = max_message_size
         """The largest message, in bytes, that the connection may carry."""
         self.closed_by: object = None
@@ -177,8 +177,8 @@ class Inbox:
         if waiter is not None and not waiter.done():
             waiter.set_result(None)
         self._give_room()
-        callbacks, self._end_callbacks = self._end_callbacks, ()
-        for callback in callbacks:
+        callbacks, self._end_callbacks = self._end_callbacks, None
+        for callback in callbacks or ():
             callback()
 
     # The handler's side
@@ -263,11 +263,13 @@ class Inbox:
         if self.ended is not None:
             callback()
         else:
-            self._end_callbacks += (callback,)
+            self._end_callbacks = self._end_callbacks or []
+            self._end_callbacks.append(callback)
 
     def forget_on_end(self, callback: Callable[[], None]) -> None:
         """Undo `call_on_end`; nothing happens if it was called already."""
-        self._end_callbacks = tuple(c for c in self._end_callbacks if c != callback)
+        if self._end_callbacks and callback in self._end_callbacks:
+            self._end_callbacks.remove(callback)
 
     async def wait_ended(self) -> Disconnect:
         """Wait for the end, and return it.  Cancelling is safe."""

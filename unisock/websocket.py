@@ -317,7 +317,7 @@ class WebSocket(Connection):
         if binary:
             await self._send(encoded.encode() if isinstance(encoded, str) else encoded)
         else:
-            await self.send(encoded if isinstance(encoded, str) else encoded.decode())
+            await self.send_text(encoded if isinstance(encoded, str) else encoded.decode())
 
     async def _send(self, data: str | bytes) -> None:
         if self._phase is not _OPEN or self._inbox.ended is not None:
@@ -333,9 +333,10 @@ class WebSocket(Connection):
             await self._let_others_run()
 
     def _cannot_send(self) -> Exception:
-        if self._phase is _OPEN and self._inbox.ended is not None:
-            return WebSocketDisconnect(*self._inbox.ended)
-        return self._not_open("send")
+        if self._phase is not _OPEN:
+            return self._not_open("send")
+        assert self._inbox.ended is not None
+        return WebSocketDisconnect(*self._inbox.ended)
 
     async def _send_failed(self, exc: ConnectionLost) -> WebSocketDisconnect:
         logger.debug("a send failed: the connection counts as lost", exc_info=exc)
@@ -528,9 +529,11 @@ class _UntilDisconnect(AsyncIterator[Any]):
 
     async def _not_open(self) -> Any:
         try:
-            await self._ws.receive()
+            message = await self._ws.receive()
         except WebSocketDisconnect:
             raise StopAsyncIteration from None
+        # It was accepted between the call and the await.
+        return message if self._convert is None else self._convert(message)
 
 
 def _stop_iteration(_: Disconnect) -> Exception:

@@ -158,3 +158,23 @@ def test_capabilities_are_told_by_the_scope(scope: dict[str, Any], lacks: set[st
     capabilities = capabilities_of(scope)
     names = ("accept_headers", "subprotocol", "http_rejection", "close_code", "close_reason")
     assert {name for name in names if not getattr(capabilities, name)} == lacks
+
+
+@pytest.mark.parametrize("name", [b"origin", b"Origin"])
+def test_an_origin_counts_however_its_header_is_spelt(name: bytes) -> None:
+    """Middleware may leave what no server does."""
+    sent: list[Any] = []
+
+    async def receive() -> dict[str, str]:
+        return {"type": "websocket.connect"}
+
+    async def send(event: Any) -> None:
+        sent.append(event)
+
+    scope = {
+        "type": "websocket", "path": "/", "query_string": b"",
+        "headers": [(b"host", b"app.example"), (name, b"https://evil.example")],
+        "extensions": {"websocket.http.response": {}},
+    }  # fmt: skip
+    asyncio.run(ASGIApp(handler)(scope, receive, send))
+    assert sent[0]["status"] == 403

@@ -2,10 +2,16 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
+from typing import Any
+
 import pydantic
 import pytest
-from fastapi import APIRouter, FastAPI
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi import WebSocket as FastAPIWebSocket
+from fastapi.dependencies.utils import get_parameterless_sub_dependant
 from fastapi.testclient import TestClient
+from starlette.websockets import WebSocketDisconnect
 
 import unisock
 from tests.adapters.client import Rejection, closing, rejection, say, talk
@@ -194,3 +200,70 @@ def test_wrong_arguments_are_told_at_once() -> None:
         with pytest.raises(ValueError, match="max_queue"):
             endpoint(handler, max_queue=0)
         assert len(app.routes) == before
+
+
+# The way past FastAPI's machinery
+
+
+async def _secret(ws: WebSocket) -> None:
+    await ws.accept()
+    await ws.send("secret")
+
+
+async def _refuse() -> None:
+    raise HTTPException(403)
+
+
+class _Guarded(FastAPI):
+    """Puts a check of its own around each endpoint."""
+
+    def add_api_websocket_route(
+        self, path: str, endpoint: Callable[..., Any], *args: Any, **more: Any
+    ) -> None:
+        async def guarded(websocket: FastAPIWebSocket) -> None:
+            if "token" not in websocket.headers:
+                await websocket.close()
+                return
+            await endpoint(websocket)
+
+        super().add_api_websocket_route(path, guarded, *args, **more)
+
+
+class _Foremost(FastAPI):
+    """Has its newest route first."""
+
+    def add_api_websocket_route(self, *args: Any, **more: Any) -> None:
+        super().add_api_websocket_route(*args, **more)
+        self.router.routes.insert(0, self.router.routes.pop())
+
+
+def test_a_subclass_that_guards_each_endpoint_guards_a_mounted_one() -> None:
+    app = _Guarded()
+    unisock.mount(app, "/secret", _secret)
+    with pytest.raises(WebSocketDisconnect), TestClient(app).websocket_connect("/secret"):
+        pass
+    with TestClient(app).websocket_connect("/secret", headers={"token": "x"}) as client:
+        assert client.receive_text() == "secret"
+
+
+def test_no_other_route_is_touched() -> None:
+    app = _Foremost(openapi_url=None)
+
+    async def other(websocket: FastAPIWebSocket) -> None:
+        await websocket.accept()
+        await websocket.send_text("other")
+
+    app.add_api_websocket_route("/other", other)
+    unisock.mount(app, "/secret", _secret)
+    with TestClient(app).websocket_connect("/other") as client:
+        assert client.receive_text() == "other"
+
+
+def test_a_dependency_that_a_route_gets_later_counts() -> None:
+    app = FastAPI(openapi_url=None)
+    unisock.mount(app, "/secret", _secret)
+    route: Any = app.routes[-1]
+    dependant = get_parameterless_sub_dependant(depends=Depends(_refuse), path=route.path_format)
+    route.dependant.dependencies.append(dependant)
+    with pytest.raises(WebSocketDisconnect), TestClient(app).websocket_connect("/secret"):
+        pass

@@ -202,6 +202,8 @@ def test_bytes_after_a_refused_upgrade_are_no_request(server: Server) -> None:
         ((b"HTTP/1.1", b"HTTP/1.0"), b"400"),
         ((b"GET", b"POST"), b"405"),
         ((b"Connection: Upgrade\r\n", b""), b"400"),
+        ((b"\r\n\r\n", b"\r\nContent-Length: 5\r\n\r\nhello"), b"400"),
+        ((b"\r\n\r\n", b"\r\nTransfer-Encoding: chunked\r\n\r\n0\r\n\r\n"), b"400"),
     ],
 )
 def test_a_malformed_handshake_gets_its_status(

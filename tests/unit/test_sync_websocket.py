@@ -155,7 +155,9 @@ class Served(Running):
 
     async def in_wait_closed(self) -> None:
         """Wait until somebody waits for the end."""
-        await self.transport.until(lambda: self._inbox and len(self._inbox._end_callbacks) > 1)
+        await self.transport.until(
+            lambda: self._inbox and len(self._inbox._end_callbacks or ()) > 1
+        )
 
     @property
     def _inbox(self) -> Inbox | None:

@@ -500,6 +500,14 @@ class TestReceiveJSON:
 
 
 class TestIteration:
+    def test_one_that_is_asked_for_before_accept_and_awaited_after(self) -> None:
+        async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+            first, second = aiter(ws).__anext__(), ws.iter_json(int).__anext__()
+            await ws.accept()
+            assert [await first, await second] == ["a", 1]
+
+        with_websocket(body, "a", "1", accept=False)
+
     def test_each_ends_with_the_connection_and_stays_ended(self) -> None:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
             iterator = aiter(ws)
