@@ -284,18 +284,18 @@ class ASGITransport(PullTransport):
         """The server's."""
         return self._receive()
 
-    def message_of(self, event: Message) -> str | bytes | Disconnect:
+    def message_of(self, received: Message) -> str | bytes | Disconnect:
         """``websocket.receive`` or ``websocket.disconnect``."""
-        if event["type"] == "websocket.receive":
+        if received["type"] == "websocket.receive":
             # hypercorn 0.18 puts both keys, one of them None.
-            text: str | None = event.get("text")
-            return bytes(event["bytes"]) if text is None else text
-        code = event.get("code", 1005)
-        if code == 1005 and "reason" not in event:
+            text: str | None = received.get("text")
+            return bytes(received["bytes"]) if text is None else text
+        code = received.get("code", 1005)
+        if code == 1005 and "reason" not in received:
             # uvicorn 0.54 tells a broken connection from a close frame without
             # a code only by this; granian 2.8 does not tell them apart.
             code = 1006
-        return Disconnect(code, event.get("reason") or "")
+        return Disconnect(code, received.get("reason") or "")
 
     async def _translated(self, message: Message) -> None:
         try:
