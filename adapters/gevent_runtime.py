@@ -48,8 +48,8 @@ class GreenletRuntime(Runtime):
         """Gevent's."""
         return _Timeout(seconds)
 
-    def event_loop(self) -> None:
-        """None: `GreenletWorkers` minds the thread."""
+    def thread(self) -> None:
+        """`GreenletWorkers` minds it."""
 
     async def checkpoint(self) -> None:
         """One pass of the hub."""

@@ -33,9 +33,9 @@ class AsyncioRuntime(Runtime):
         """Asyncio's."""
         return asyncio.timeout(seconds)
 
-    def event_loop(self) -> asyncio.AbstractEventLoop:
-        """The running one."""
-        return asyncio.get_running_loop()
+    def thread(self) -> int:
+        """That of the event loop."""
+        return threading.get_ident()
 
     async def checkpoint(self) -> None:
         """One pass of the loop."""

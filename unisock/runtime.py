@@ -118,8 +118,8 @@ class Runtime(ABC):
         """As `asyncio.timeout`: after so long the block raises `TimeoutError`."""
 
     @abstractmethod
-    def event_loop(self) -> object | None:
-        """The event loop that runs, and that all calls must be on; `None` where there is none."""
+    def thread(self) -> int | None:
+        """The running thread, in which all calls must be; `None` where workers mind that."""
 
     @abstractmethod
     async def checkpoint(self) -> None:

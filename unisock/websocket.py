@@ -9,6 +9,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutine
+from threading import get_ident
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar, TypeVarTuple, Unpack, overload
 
@@ -55,7 +56,6 @@ class _Phase(enum.Enum):
     OVER = "the handshake is over"  # by no doing of the handler's: a disconnect is raised
 
 
-_running_loop = asyncio.get_running_loop
 _OPEN = _Phase.OPEN  # each message asks for it, and an enum is slow to answer on Python 3.11
 
 
@@ -66,27 +66,27 @@ class WebSocket(Connection):
     may be cancelled: a cancelled receive loses no message, a cancelled send
     has sent its message whole or not at all.  Sends may be called from several
     tasks at once, receives from one at a time.  All tasks are of the event
-    loop that the handler runs on: on another one a send raises `InvalidState`.
+    loop that the handler runs on: in another thread a send raises `InvalidState`.
     """
 
     __slots__ = (
         "_finished",
         "_finishing",
         "_handler_task",
-        "_loop",
         "_options",
         "_phase",
         "_runtime",
         "_sent_in_a_row",
         "_subprotocol",
         "_tasks",
+        "_thread",
     )
 
     def __init__(self, transport: Transport, options: Options) -> None:
         self._transport = transport
         self._handshake = transport.handshake
         self._runtime = transport.runtime
-        self._loop = transport.runtime.event_loop()
+        self._thread = transport.runtime.thread()
         self._options = options
         self._phase = _Phase.CONNECTING
         self._subprotocol: str | None = None
@@ -292,7 +292,7 @@ class WebSocket(Connection):
         # As _send(), without one more coroutine: the most frequent of all calls.
         if self._phase is not _OPEN or self._inbox.ended is not None:
             raise self._cannot_send()
-        if self._loop is not None and _running_loop() is not self._loop:
+        if self._thread is not None and get_ident() != self._thread:
             raise self._stray("send")
         try:
             await self._transport.send(data)
@@ -322,7 +322,7 @@ class WebSocket(Connection):
     async def _send(self, data: str | bytes) -> None:
         if self._phase is not _OPEN or self._inbox.ended is not None:
             raise self._cannot_send()
-        if self._loop is not None and _running_loop() is not self._loop:
+        if self._thread is not None and get_ident() != self._thread:
             raise self._stray("send")
         try:
             await self._transport.send(data)
@@ -383,7 +383,7 @@ class WebSocket(Connection):
         if self._phase is _Phase.CONNECTING:
             await self.reject(403)
         else:
-            if self._loop is not None and _running_loop() is not self._loop:
+            if self._thread is not None and get_ident() != self._thread:
                 raise self._stray("close")
             self._inbox.close(code, reason, self._runtime.current())
             await self._finish(self._transport.close(code, reason))
@@ -479,8 +479,8 @@ class WebSocket(Connection):
 
     def _stray(self, method: str) -> InvalidState:
         return InvalidState(
-            f"{method}() is called on another event loop than the connection's: there use "
-            "asyncio.run_coroutine_threadsafe() with the loop that the handler runs on"
+            f"{method}() is called in another thread than the connection's: use "
+            "asyncio.run_coroutine_threadsafe() with the event loop that the handler runs on"
         )
 
     def _not_open(self, method: str) -> InvalidState:
