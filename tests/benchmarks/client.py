@@ -44,6 +44,7 @@ class Load(NamedTuple):
     connections: int
     in_flight: int = 1
     opcode: int = TEXT
+    in_batches: bool = False  # the next ones are sent when all replies have come
 
 
 def _numbered(size: int, number: int) -> list[bytes]:
@@ -59,6 +60,14 @@ def _json(size: int, number: int) -> list[bytes]:
 LOADS = {
     "small": Load("32 B text, 50 connections", "/text", _numbered(32, 8), 50),
     "pipelined": Load("32 B text, 8 connections, 32 in flight", "/text", _numbered(32, 64), 8, 32),
+    "batches": Load(
+        "32 B text, 8 connections, 32 sent at once, and again when all are answered",
+        "/text",
+        _numbered(32, 64),
+        8,
+        32,
+        in_batches=True,
+    ),
     "json": Load("512 B JSON, 50 connections", "/json", _json(512, 8), 50),
     "medium": Load("16 KiB text, 10 connections", "/text", _numbered(1 << 14, 4), 10),
     "large": Load("1 MiB binary, 2 connections", "/binary", _numbered(1 << 20, 2), 2, 1, BINARY),
@@ -181,12 +190,14 @@ class Talk:
         self._socket, self._requests, self._replies = sock, requests, replies
         self._chunk = min(CHUNK, replies.length)
         self._sent = self._received = 0
+        self.unanswered = 0
 
     def say(self, messages: int) -> None:
         """Send the next messages."""
         size = messages * self._requests.size
         self._socket.sendall(self._requests.part(self._sent, size))
         self._sent += size
+        self.unanswered += messages
 
     def hear(self) -> int:
         """Take what has come; how many replies that completes."""
@@ -195,7 +206,9 @@ class Talk:
         if not data or not self._replies.has(data, self._received):
             raise WrongReply(f"instead of reply {before} came {data[:64]!r}")
         self._received += len(data)
-        return self._received // self._replies.size - before
+        replies = self._received // self._replies.size - before
+        self.unanswered -= replies
+        return replies
 
 
 def _exchange(poll: select.epoll, talks: dict[int, Talk], load: Load, seconds: float) -> int:
@@ -214,12 +227,16 @@ def _exchange(poll: select.epoll, talks: dict[int, Talk], load: Load, seconds: f
             raise WrongReply(f"{pending} replies are lost")
         goes_on = time.perf_counter() < until
         for fd, _ in events:
-            replies = talks[fd].hear()
+            talk = talks[fd]
+            replies = talk.hear()
             messages += replies
             pending -= replies
-            if goes_on and replies and not is_push:
-                talks[fd].say(replies)
-                pending += replies
+            more = replies
+            if load.in_batches:
+                more = 0 if talk.unanswered else load.in_flight
+            if goes_on and more and not is_push:
+                talk.say(more)
+                pending += more
         if goes_on and not pending:  # all have heard the push
             speakers[0].say(1)
             pending = heard_by
