@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from .errors import is_disconnect
-from .runtime import Runtime, Waiter, Workers, WorkersStopped
+from .runtime import Runtime, Waiter, Workers, WorkersStopped, get_ident
 
 logger = logging.getLogger("unisock")
 
@@ -35,7 +35,7 @@ class AsyncioRuntime(Runtime):
 
     def thread(self) -> int:
         """That of the event loop."""
-        return threading.get_ident()
+        return get_ident()
 
     async def checkpoint(self) -> None:
         """One pass of the loop."""
@@ -85,7 +85,7 @@ class ThreadWorkers(Workers):
 
     def __init__(self) -> None:
         self._loop = asyncio.get_running_loop()
-        self._loop_thread = threading.get_ident()
+        self._loop_thread = get_ident()
         self._tasks: set[asyncio.Task[Any]] = set()
         # Those that `break_off` ends.
         self._calls: set[asyncio.Task[Any]] = set()
@@ -100,7 +100,7 @@ class ThreadWorkers(Workers):
         to_its_end: bool = False,
     ) -> T:
         """Run it as a task of the loop."""
-        if threading.get_ident() == self._loop_thread:
+        if get_ident() == self._loop_thread:
             raise RuntimeError(
                 "a SyncWebSocket blocks until the event loop has done the work: on the loop "
                 "itself it would wait for ever; there an async handler's WebSocket is used"

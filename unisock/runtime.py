@@ -7,6 +7,7 @@ nothing ever suspends then, and `run_blocking` drives a coroutine in one go.
 
 from __future__ import annotations
 
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
@@ -14,6 +15,10 @@ from inspect import isawaitable, iscoroutine
 from typing import Any, ClassVar, Protocol, TypeVar
 
 T = TypeVar("T")
+
+# One for all who compare: gevent's monkey.patch_all() gives those that look it up later
+# another one, which tells greenlets apart.
+get_ident = threading.get_ident
 
 
 class Waiter(Protocol[T]):

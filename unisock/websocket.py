@@ -9,7 +9,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable, Coroutine
 from contextlib import suppress
 from functools import partial
 from inspect import iscoroutine
-from threading import get_ident
 from types import TracebackType
 from typing import Any, TypeAlias, TypeVar, TypeVarTuple, Unpack, overload
 
@@ -24,7 +23,7 @@ from .errors import (
 from .handshake import check_headers
 from .messages import decode, encode
 from .options import Options
-from .runtime import Waiter
+from .runtime import Waiter, get_ident
 from .tasks import ConnectionTasks
 from .transport import ConnectionLost, Disconnect, Inbox, Transport
 
