@@ -499,7 +499,34 @@ class TestReceiveJSON:
         with_websocket(body, message)
 
 
+class TestAnotherThread:
+    def test_sends_and_closes_raise_there(self) -> None:
+        async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+            for call in (
+                functools.partial(ws.send_text, "x"),
+                functools.partial(ws.send, b"x"),
+                ws.close,
+            ):
+
+                async def stray(call: Callable[[], Awaitable[None]] = call) -> None:
+                    await call()
+
+                with pytest.raises(InvalidState, match="run_coroutine_threadsafe"):
+                    await asyncio.to_thread(asyncio.run, stray())
+            await ws.send("unharmed")
+            assert transport.sent[-1] == ("send", "unharmed")
+
+        with_websocket(body)
+
+
 class TestIteration:
+    def test_the_end_before_accept(self) -> None:
+        async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+            ws._hand_over()
+            assert [message async for message in ws] == []
+
+        with_websocket(body, accept=False)
+
     def test_one_that_is_asked_for_before_accept_and_awaited_after(self) -> None:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
             first, second = aiter(ws).__anext__(), ws.iter_json(int).__anext__()
