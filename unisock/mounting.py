@@ -62,7 +62,7 @@ def _find(app: object) -> EntryPoint:
 def adapters() -> dict[str, EntryPoint]:
     """The adapters that are installed, by the package of their framework."""
     # Here, for it takes a third of the import of unisock, zip and mail included.
-    from importlib.metadata import entry_points  # noqa: PLC0415
+    from importlib.metadata import entry_points  # noqa: PLC0415  # see above
 
     return {entry.name: entry for entry in entry_points(group=GROUP)}
 
