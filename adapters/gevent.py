@@ -77,10 +77,39 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     A WebSocket handshake goes to the application like any request.  The
     upgrade waits until a unisock handler accepts, so that it may choose a
     subprotocol, add headers, or answer with a response of its own.
+
+    The head of any request is bounded in time and size, for pywsgi waits for ever.
+
+    Attributes:
+        head_timeout: seconds that a request line, and then the headers, may take;
+            the client gets a 408.  Between requests there is no limit.
+        max_head_size: bytes of all headers; more are a 431.
     """
 
+    head_timeout: float = 10.0
+    max_head_size: int = 64 * 1024
+
+    _has_read = False
     unisock_answered = False
     """Whether the handshake was answered here: WSGI then answers nothing more."""
+
+    def read_requestline(self) -> str:
+        """As pywsgi's, in time."""
+        if self._has_read:
+            self.rfile.peek(1)  # the next request may come whenever it will
+        with gevent.Timeout(self.head_timeout, TimeoutError()):
+            line: str = WSGIHandler.read_requestline(self)
+            return line
+
+    def read_request(self, raw_requestline: str) -> Any:
+        """As pywsgi's, in time."""
+        self._has_read = True
+        with gevent.Timeout(self.head_timeout, TimeoutError()):
+            return WSGIHandler.read_request(self, raw_requestline)
+
+    def MessageClass(self, fp: Any, *args: Any) -> Any:  # noqa: N802  # pywsgi's name
+        """As pywsgi's, which parses the headers, but not without a limit."""
+        return WSGIHandler.MessageClass(self, _Head(fp, self.max_head_size), *args)
 
     def run_application(self) -> None:
         """Run the application; a WebSocket handshake finds `UPGRADE` in its environ."""
@@ -114,6 +143,10 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             WSGIHandler.write(self, data)
 
     def _handle_client_error(self, ex: Exception) -> Any:
+        if isinstance(ex, _HeadTooLarge):
+            return _refusal("431 Request Header Fields Too Large")
+        if isinstance(ex, TimeoutError):
+            return _refusal("408 Request Timeout")
         # gevent 26.9 prints a traceback for a client that resets amid its
         # request; there is nobody left to answer.
         if isinstance(ex, ConnectionError):
@@ -132,6 +165,32 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         self.status = self._orig_status = status
         self.code = int(status.partition(" ")[0])
         self.response_length = length
+
+
+class _HeadTooLarge(ValueError):
+    """The headers of a request are more than `WebSocketHandler.max_head_size`."""
+
+
+class _Head(io.BufferedIOBase):
+    """The lines of a request's headers, as many as may be."""
+
+    def __init__(self, fp: Any, size: int) -> None:
+        self._fp = fp
+        self._left = size
+
+    def readline(self, size: int | None = -1, /) -> bytes:
+        """The next line."""
+        line: bytes = self._fp.readline(size)
+        self._left -= len(line)
+        if self._left < 0:
+            raise _HeadTooLarge
+        return line
+
+
+def _refusal(status: str) -> tuple[str, bytes]:
+    """What pywsgi answers a request with that it has not read to its end."""
+    answer = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
+    return status, answer.encode()
 
 
 class GeventHandshake(Handshake):

@@ -48,6 +48,10 @@ class GreenletRuntime(Runtime):
         """Gevent's."""
         return _Timeout(seconds)
 
+    def background(self) -> HubBackground:
+        """The hub's timers, and greenlets."""
+        return HubBackground()
+
     def thread(self) -> None:
         """`GreenletWorkers` minds it."""
 
@@ -116,6 +120,30 @@ class _Timeout:
         traceback: TracebackType | None,
     ) -> None:
         self._timeout.close()
+
+
+class HubBackground:
+    """The hub of the running greenlet."""
+
+    def call_later(self, seconds: float, callback: Callable[[], None], /) -> _Timer:
+        """In the hub itself."""
+        # Unreferenced: what may be done later must not keep the process alive.
+        timer = gevent.get_hub().loop.timer(seconds, ref=False)
+        timer.start(callback)
+        return _Timer(timer)
+
+    def start(self, coroutine: Coroutine[Any, Any, None], /) -> None:
+        """In a greenlet of its own."""
+        gevent.spawn(run_blocking, coroutine)
+
+
+class _Timer:
+    def __init__(self, timer: Any) -> None:
+        self._timer = timer
+
+    def cancel(self) -> None:
+        """Close it."""
+        self._timer.close()
 
 
 class GreenletWorkers(Workers):

@@ -33,6 +33,10 @@ class AsyncioRuntime(Runtime):
         """Asyncio's."""
         return asyncio.timeout(seconds)
 
+    def background(self) -> LoopBackground:
+        """The loop's timers, and tasks of it."""
+        return LoopBackground()
+
     def thread(self) -> int:
         """That of the event loop."""
         return get_ident()
@@ -58,6 +62,24 @@ class AsyncioRuntime(Runtime):
 
 
 ASYNCIO = AsyncioRuntime()
+
+# Those of `LoopBackground`: an event loop holds its tasks weakly.
+_background: set[asyncio.Task[None]] = set()
+
+
+class LoopBackground:
+    """The event loop that runs when this is made; called in its thread, be it in a task or not."""
+
+    def __init__(self) -> None:
+        self._loop = asyncio.get_running_loop()
+        self.call_later = self._loop.call_later
+
+    def start(self, coroutine: Coroutine[Any, Any, None], /) -> None:
+        """As a task."""
+        task = self._loop.create_task(coroutine)
+        _background.add(task)
+        task.add_done_callback(_background.discard)
+
 
 _Ended: TypeAlias = "asyncio.Future[futures.Future[T]]"
 

@@ -3,11 +3,16 @@
 from __future__ import annotations
 
 import difflib
+import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, TypedDict
 from urllib.parse import urlsplit
 
+from .errors import check_close_code
+
+_MESSAGE_LIMITS = ("max_messages_per_second", "first_message_timeout", "idle_timeout")
+_LIMITS = (*_MESSAGE_LIMITS, "handler_timeout")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -33,6 +38,12 @@ class OptionsDict(TypedDict, total=False):
     close_timeout: float
     max_connections: int | None
     max_threads: int
+    max_messages_per_second: float | None
+    message_burst: int | None
+    handler_timeout: float | None
+    first_message_timeout: float | None
+    idle_timeout: float | None
+    idle_close_code: int
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -55,6 +66,18 @@ class Options:
         max_threads: how many connections of a plain function (``def``) there may
             be at once where each takes a thread; others are rejected with 503.
             On gevent they take none, and there is no limit.
+        max_messages_per_second: how many messages a peer may send in the long run;
+            one more closes with 1008.  `None`: any.
+        message_burst: how many it may send at once; `None`: those of a second, and
+            at least one.
+        handler_timeout: seconds that a handler may take to accept or reject; then
+            the handshake is rejected with 503, and the handler sees a disconnect.
+        first_message_timeout: seconds from `WebSocket.accept` within which the
+            peer's first message must have come; else the close code is 1008.
+        idle_timeout: seconds without a message of the peer, after which the
+            connection is closed.  Pings, pongs and what the handler sends do not
+            count.
+        idle_close_code: the code that `idle_timeout` closes with.
     """
 
     origins: Iterable[str] | Literal["*"] | None = None
@@ -65,6 +88,12 @@ class Options:
     close_timeout: float = 10.0
     max_connections: int | None = None
     max_threads: int = 1000
+    max_messages_per_second: float | None = None
+    message_burst: int | None = None
+    handler_timeout: float | None = None
+    first_message_timeout: float | None = None
+    idle_timeout: float | None = None
+    idle_close_code: int = 1001
 
     allowed_origins: frozenset[str] | None = field(init=False, default=frozenset())
     """The origins, normalised; `None` where all are allowed."""
@@ -72,13 +101,32 @@ class Options:
     def __post_init__(self) -> None:
         for name in ("max_message_size", "max_queue", "max_queue_size", "max_threads"):
             _check_positive(name, getattr(self, name), int)
-        if self.max_connections is not None:
-            _check_positive("max_connections", self.max_connections, int)
+        for name in ("max_connections", "message_burst"):
+            if getattr(self, name) is not None:
+                _check_positive(name, getattr(self, name), int)
         _check_positive("close_timeout", self.close_timeout, (int, float))
+        for name in _LIMITS:
+            if getattr(self, name) is not None:
+                _check_positive(name, getattr(self, name), (int, float))
+                if math.isinf(getattr(self, name)):
+                    raise ValueError(f"{name}= is a number; for no limit leave it out")
+        if self.message_burst is not None and self.max_messages_per_second is None:
+            raise ValueError("message_burst= says nothing without max_messages_per_second=")
+        check_close_code(self.idle_close_code)
         for method in ("dumps", "loads"):
             if self.json is not None and not callable(getattr(self.json, method, None)):
                 raise TypeError(f"json= takes an object with dumps and loads: {self.json!r}")
         object.__setattr__(self, "allowed_origins", _normalise_origins(self.origins))
+
+    @property
+    def limits_messages(self) -> bool:
+        """Whether it matters how many messages come, or when."""
+        return any(getattr(self, name) is not None for name in _MESSAGE_LIMITS)
+
+    @property
+    def burst(self) -> int:
+        """`message_burst`, or what it is by default."""
+        return self.message_burst or max(1, int(self.max_messages_per_second or 1))
 
     @classmethod
     def parse(cls, options: OptionsDict) -> Options:

@@ -42,6 +42,24 @@ class Waiter(Protocol[T]):
     def __await__(self) -> Generator[Any, Any, T]: ...
 
 
+class Timer(Protocol):
+    """A call that is to come: an `asyncio.TimerHandle`, or what is like it."""
+
+    def cancel(self) -> None:
+        """It does not come; nothing happens if it has."""
+
+
+class Background(Protocol):
+    """What runs beside the handler of a connection, from whatever its transport calls."""
+
+    def call_later(self, seconds: float, callback: Callable[[], None], /) -> Timer:
+        """Call `callback`, which does not wait, in so many seconds."""
+        ...
+
+    def start(self, coroutine: Coroutine[Any, Any, None], /) -> None:
+        """Run a coroutine, which must not fail."""
+
+
 class WorkersStopped(Exception):
     """Raised by `Workers.call` when the connection's end broke the call off."""
 
@@ -121,6 +139,10 @@ class Runtime(ABC):
     @abstractmethod
     def timeout(self, seconds: float) -> AbstractAsyncContextManager[object]:
         """As `asyncio.timeout`: after so long the block raises `TimeoutError`."""
+
+    @abstractmethod
+    def background(self) -> Background:
+        """What runs beside the handler; asked for at most once a connection."""
 
     @abstractmethod
     def thread(self) -> int | None:

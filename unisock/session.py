@@ -75,12 +75,38 @@ class Session:
         self.ws = WebSocket(self.transport, self.options)
         self.transport.start(self.ws._inbox)
         try:
-            if _origin_allowed(self.ws, self.options):
+            if not _origin_allowed(self.ws, self.options):
+                await self.ws.reject(403, b"origin not allowed")
+            elif self.options.handler_timeout is None:
                 await serve(self)
             else:
-                await self.ws.reject(403, b"origin not allowed")
+                await self._serve_in_time(serve, self.options.handler_timeout)
         finally:
-            await self.transport.stop()
+            try:
+                if self.ws._finishing:  # a last step beside the handler
+                    await self.ws._until_finished()
+            finally:
+                await self.transport.stop()
+
+    async def _serve_in_time(
+        self, serve: Callable[[Session], Awaitable[None]], seconds: float
+    ) -> None:
+        """Have `serve` run the handler, but not for longer without an answer to the client."""
+        background = self.ws._runtime.background()
+        timer = background.call_later(seconds, lambda: background.start(self._refuse_late(seconds)))
+        try:
+            await serve(self)
+        finally:
+            timer.cancel()
+
+    async def _refuse_late(self, seconds: float) -> None:
+        if self.ws._connecting and not self.ws.closed:
+            logger.warning(
+                "handshake rejected: handler %s has not answered it within %g seconds",
+                self.name,
+                seconds,
+            )
+            await self.ws._refuse(503, b"the handler took too long")
 
     async def conclude(
         self, part: Callable[[], Awaitable[object]], *, with_tasks: bool = True

@@ -21,9 +21,10 @@ from .errors import (
     check_close_code,
 )
 from .handshake import check_headers
+from .limits import LimitedInbox
 from .messages import decode, encode
 from .options import Options
-from .runtime import Waiter, get_ident
+from .runtime import Background, Waiter, get_ident
 from .tasks import ConnectionTasks
 from .transport import ConnectionLost, Disconnect, Inbox, Transport
 
@@ -72,6 +73,7 @@ class WebSocket(Connection):
         "_finished",
         "_finishing",
         "_handler_task",
+        "_limits",
         "_options",
         "_phase",
         "_runtime",
@@ -96,7 +98,12 @@ class WebSocket(Connection):
         # Set while a handler runs; the tasks when it has started some.
         self._handler_task: asyncio.Task[Any] | None = None
         self._tasks: ConnectionTasks | None = None
-        self._inbox = Inbox(
+        self._limits: LimitedInbox | None = None
+        if options.limits_messages:
+            background = transport.runtime.background()
+            fail = partial(self._fail_soon, background)
+            self._limits = LimitedInbox(options, transport.runtime, background, fail)
+        self._inbox = self._limits or Inbox(
             max_messages=options.max_queue,
             max_size=options.max_queue_size,
             max_message_size=options.max_message_size,
@@ -150,6 +157,8 @@ class WebSocket(Connection):
             # what is left to do is to close.
             self._phase = _Phase.OPEN
         self._subprotocol = subprotocol
+        if self._limits is not None:
+            self._limits.opened()
 
     async def reject(
         self,
@@ -436,6 +445,16 @@ class WebSocket(Connection):
             self._finishing -= 1
             if self._finished is not None and not self._finished.done():
                 self._finished.set_result(None)
+
+    def _fail_soon(self, background: Background, code: int, reason: str) -> None:
+        """End it from beside the handler, which sees a disconnect."""
+        self._finishing += 1  # from now on: the handler may end before it begins
+        self._inbox.disconnect(code, reason)
+        background.start(self._fail(code, reason))
+
+    async def _fail(self, code: int, reason: str) -> None:
+        self._finishing -= 1  # `_finish` counts it, and there was no wait between
+        await self._finish(self._transport.close(code, reason))
 
     async def _until_finished(self) -> None:
         """Wait for the last step of another task."""

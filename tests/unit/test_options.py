@@ -45,6 +45,39 @@ class TestOptions:
         with pytest.raises(TypeError, match="unknown option"):
             parse({"allowed_origins": frozenset()})
 
+    @pytest.mark.parametrize(
+        "name", ["max_messages_per_second", "handler_timeout", "first_message_timeout"]
+    )
+    @pytest.mark.parametrize(
+        ("value", "error"),
+        [
+            (0, ValueError),
+            (-1, ValueError),
+            ("1", TypeError),
+            (math.nan, ValueError),
+            (math.inf, ValueError),
+        ],
+    )
+    def test_rates_and_times_are_above_0(
+        self, name: str, value: object, error: type[Exception]
+    ) -> None:
+        with pytest.raises(error, match=name):
+            parse({name: value})
+
+    @pytest.mark.parametrize(("rate", "burst"), [(0.1, 1), (1, 1), (2.9, 2), (100, 100)])
+    def test_the_burst_is_of_a_second(self, rate: float, burst: int) -> None:
+        assert parse({"max_messages_per_second": rate}).burst == burst
+        assert parse({"max_messages_per_second": rate, "message_burst": 7}).burst == 7
+
+    def test_a_burst_needs_a_rate(self) -> None:
+        with pytest.raises(ValueError, match="max_messages_per_second"):
+            parse({"message_burst": 7})
+
+    def test_the_idle_close_code_is_one_that_may_be_sent(self) -> None:
+        assert parse({"idle_close_code": 4000}).idle_close_code == 4000
+        with pytest.raises(ValueError, match="1005"):
+            parse({"idle_close_code": 1005})
+
     @pytest.mark.parametrize("name", ["max_message_size", "max_queue", "max_queue_size"])
     @pytest.mark.parametrize("value", [True, 1.5, "1", None])
     def test_sizes_are_ints(self, name: str, value: object) -> None:

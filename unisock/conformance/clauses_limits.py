@@ -203,7 +203,7 @@ async def test_a_bad_handshake_gets_its_status(server: Server) -> None:
             assert "Traceback" not in log, f"{name}: {log}"
 
 
-# 10.1 Connections
+# 10.3 Connections
 
 
 @mounted("/limits/few", max_connections=2)
@@ -214,7 +214,7 @@ async def few(ws: WebSocket) -> None:
         await ws.send(message)
 
 
-@clause("10.1")
+@clause("10.3")
 async def test_more_than_max_connections_are_503(server: Server) -> None:
     """With a Retry-After and a warning that names the option; the others go on."""
     mark = server.log_mark()

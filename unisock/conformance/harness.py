@@ -65,6 +65,7 @@ CLAUSE_MODULES = (
     "ending",
     "closing",
     "limits",
+    "policy",
     "endpoints",
     "sync",
 )

@@ -1,0 +1,220 @@
+"""Section 10 of the contract: limits that somebody sets when mounting."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from contextlib import suppress
+from typing import Any
+
+from unisock import SyncWebSocket, WebSocket, WebSocketDisconnect
+
+from .harness import PATIENCE, RawClient, Server, clause, frame, journal, mounted, pause
+
+# The tests compare orders of events; how long a limit is only has to be so much less
+# than the patience of a client.
+_SOON = 0.3 * PATIENCE
+_LATE = 3 * PATIENCE
+_BURST = 5
+_TWO_A_SECOND: dict[str, Any] = {"max_messages_per_second": 2, "message_burst": _BURST}
+
+
+def _both(path: str, **options: Any) -> None:
+    """Mount a handler of either kind that echoes, and journals what it has received."""
+    mounted(f"{path}/async", **options)(_record)
+    mounted(f"{path}/sync", **options)(_record_sync)
+
+
+async def _record(ws: WebSocket) -> None:
+    await ws.accept()
+    received = []
+    try:
+        while True:
+            received.append(await ws.receive_text())
+            with suppress(WebSocketDisconnect):
+                await ws.send(received[-1])
+    except WebSocketDisconnect as exc:
+        journal(ws, "end", code=exc.code, reason=exc.reason, received=received)
+
+
+def _record_sync(ws: SyncWebSocket) -> None:
+    ws.accept()
+    received = []
+    try:
+        while True:
+            received.append(ws.receive_text())
+            with suppress(WebSocketDisconnect):
+                ws.send(received[-1])
+    except WebSocketDisconnect as exc:
+        journal(ws, "end", code=exc.code, reason=exc.reason, received=received)
+
+
+_KINDS = ("async", "sync")
+_both("/policy/rate", **_TWO_A_SECOND)
+_both("/policy/first", first_message_timeout=_SOON)
+_both("/policy/idle", idle_timeout=_SOON)
+_both("/policy/idle-4000", idle_timeout=_SOON, idle_close_code=4000)
+_both("/policy/all", first_message_timeout=_LATE, idle_timeout=_LATE, handler_timeout=_SOON)
+
+
+# 10.3 Messages per second
+
+
+@clause("10.3")
+async def test_more_messages_than_may_be_close_with_1008(server: Server) -> None:
+    """After the burst, which is delivered; with a warning, and nobody else is touched."""
+    async with server.connect("/limits/default") as healthy:
+        for kind in _KINDS:
+            mark = server.log_mark()
+            async with server.raw(f"/policy/rate/{kind}") as raw:
+                await raw.send_frames(*[(1, b"%d" % n) for n in range(50)])
+                end = await _check_closed(raw, 1008, "over 2 messages a second")
+                # More than the burst if it took a while to read them.
+                assert _BURST <= len(end["received"]) < 2 * _BURST, kind
+                assert end["received"] == [str(n) for n in range(len(end["received"]))], kind
+            log = await server.wait_log("over 2 messages a second", mark)
+            assert "Traceback" not in log, log
+        await healthy.send("still")
+        assert await healthy.recv() == '["str",5]'
+
+
+@clause("10.3")
+async def test_a_rate_within_the_limit_is_served(server: Server) -> None:
+    """A burst, and as many again when their time has come."""
+    for kind in _KINDS:
+        async with server.connect(f"/policy/rate/{kind}") as client:
+            for n in range(_BURST):
+                await client.send(str(n))
+                assert await client.recv() == str(n)
+            for n in range(2):
+                await asyncio.sleep(0.6)
+                await client.send(str(n))
+                assert await client.recv() == str(n)
+
+
+@mounted("/policy/slow", max_messages_per_second=20, message_burst=1, max_queue=1)
+async def slow(ws: WebSocket) -> None:
+    """Take messages more slowly than they may come."""
+    await ws.accept()
+    async for message in ws:
+        await asyncio.sleep(0.15)
+        await ws.send(message)
+
+
+@clause("10.3")
+async def test_what_waits_for_a_slow_handler_is_no_flood(server: Server) -> None:
+    """A client that keeps to its rate, of a handler that is behind."""
+    async with server.connect("/policy/slow") as client:
+
+        async def send() -> None:
+            for n in range(15):
+                await client.send(str(n))
+                await asyncio.sleep(0.08)
+
+        sending = asyncio.create_task(send())
+        for n in range(15):
+            assert await client.recv() == str(n)
+        await sending
+
+
+# 10.3 Silence
+
+
+@clause("10.3")
+async def test_a_first_message_that_does_not_come_closes_with_1008(server: Server) -> None:
+    """The handler sees a disconnect; once one has come, time has no end."""
+    for kind in _KINDS:
+        async with server.raw(f"/policy/first/{kind}") as raw:
+            await _check_closed(raw, 1008, f"no message within {_SOON:g} seconds")
+        async with server.connect(f"/policy/first/{kind}") as client:
+            await client.send("1")
+            await asyncio.sleep(2 * _SOON)
+            await client.send("2")
+            assert [await client.recv(), await client.recv()] == ["1", "2"]
+
+
+@clause("10.3")
+async def test_a_silent_client_is_closed_with_1001(server: Server) -> None:
+    """Whatever pings it sends; one that speaks now and then is not."""
+    for kind in _KINDS:
+        async with server.raw(f"/policy/idle/{kind}") as raw:
+            pinging = asyncio.create_task(_ping(raw))
+            await _check_closed(raw, 1001, f"no message for {_SOON:g} seconds")
+            pinging.cancel()
+        async with server.connect(f"/policy/idle/{kind}") as client:
+            for n in range(6):
+                await client.send(str(n))
+                assert await client.recv() == str(n)
+                await asyncio.sleep(_SOON / 2)
+
+
+@clause("10.3")
+async def test_a_silent_client_is_closed_as_set(server: Server) -> None:
+    """With ``idle_close_code``."""
+    for kind in _KINDS:
+        async with server.raw(f"/policy/idle-4000/{kind}") as raw:
+            await _check_closed(raw, 4000, f"no message for {_SOON:g} seconds")
+
+
+async def _ping(raw: RawClient) -> None:
+    with suppress(ConnectionError):
+        for n in itertools.count():
+            await raw.send(frame(9, b"%d" % n))
+            await asyncio.sleep(_SOON / 5)
+
+
+async def _check_closed(raw: RawClient, code: int, reason: str) -> dict[str, Any]:
+    """Assert that client and handler learn the same end; return what the handler tells."""
+    assert await raw.closed() == (code, reason)
+    end = await raw.journal("end")
+    assert (end["code"], end["reason"]) == (code, reason)
+    return end
+
+
+# 10.3 Handlers that do not answer
+
+
+@mounted("/policy/handler/async", handler_timeout=_SOON)
+async def never_accept(ws: WebSocket) -> None:
+    """Wait for the end instead."""
+    await ws.wait_closed()
+    try:
+        await ws.accept()
+    except WebSocketDisconnect as exc:
+        journal(ws, "end", code=exc.code)
+
+
+@mounted("/policy/handler/sync", handler_timeout=_SOON)
+def never_accept_sync(ws: SyncWebSocket) -> None:
+    """Wait for the end instead."""
+    while not ws.closed:
+        pause(0.01)
+    try:
+        ws.accept()
+    except WebSocketDisconnect as exc:
+        journal(ws, "end", code=exc.code)
+
+
+@clause("10.3")
+async def test_a_handler_that_does_not_answer_is_503(server: Server) -> None:
+    """With a warning; when it accepts at last it sees a disconnect."""
+    for kind in _KINDS:
+        mark = server.log_mark()
+        response = await server.check_rejected(f"/policy/handler/{kind}", 503)
+        assert (await server.journal(response.id, "end"))["code"] == 1006
+        log = await server.wait_log(f"has not answered it within {_SOON:g} seconds", mark)
+        assert "Traceback" not in log, log
+
+
+@clause("10.3")
+async def test_a_handler_that_has_answered_takes_its_time(server: Server) -> None:
+    """No limit strikes while it is not reached."""
+    for kind in _KINDS:
+        async with server.connect(f"/policy/all/{kind}") as client:
+            await client.send("1")
+            assert await client.recv() == "1"
+            await asyncio.sleep(2 * _SOON)
+            await client.send("2")
+            assert await client.recv() == "2"
+            await client.close()
+            assert (await client.journal("end"))["received"] == ["1", "2"]
