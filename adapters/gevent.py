@@ -63,6 +63,9 @@ STOCK = "wsgi.websocket"
 """The key under which gevent-websocket leaves a connection that it has upgraded."""
 
 _READ_SIZE = 64 * 1024
+# Amid a large frame: each piece that is joined to it may move all that came before.  Not
+# always, for so many small messages would be more than the inbox should hold.
+_LARGE_READ_SIZE = 256 * 1024
 # What may wait to be written before a send waits: that of asyncio's transports.
 _HIGH_WATER = 64 * 1024
 # Small pieces are joined up to this size into one write.
@@ -294,6 +297,7 @@ class GeventTransport(Transport):
         self._ping_payload: bytes | None = None
         self._inbox: Inbox | None = None
         self._reading_paused = False
+        self._read_size = _READ_SIZE
         # What `accept` sends.
         self._response: Response | None = None
         # A message that arrives in fragments.
@@ -494,7 +498,7 @@ class GeventTransport(Transport):
 
     def _receive(self) -> bytes:
         try:
-            data: bytes = self._sock.recv(_READ_SIZE)
+            data: bytes = self._sock.recv(self._read_size)
         except OSError:
             return b""
         return data
@@ -517,7 +521,10 @@ class GeventTransport(Transport):
         """Parse what came, and hand on what is complete."""
         protocol = self._protocol
         protocol.receive_data(data)
-        for event in protocol.events_received():
+        events = protocol.events_received()
+        is_amid = not events and len(data) >= _READ_SIZE
+        self._read_size = _LARGE_READ_SIZE if is_amid else _READ_SIZE
+        for event in events:
             assert isinstance(event, Frame)
             self._take_frame(event)
         failed = protocol.parser_exc is not None and protocol.close_sent is not None

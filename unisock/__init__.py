@@ -1,5 +1,6 @@
 """unisock: one WebSocket handler for every framework."""
 
+from .codecs import JSONCodec
 from .dispatch import on_message
 from .endpoints import SocketView, WebSocketEndpoint
 from .errors import (
@@ -13,7 +14,7 @@ from .errors import (
 from .handlers import Handler
 from .handshake import URL, Address, State
 from .mounting import mount
-from .options import JSONCodec, Options
+from .options import Options
 from .sync_websocket import SyncWebSocket
 from .transport import Capabilities
 from .websocket import WebSocket

@@ -12,11 +12,11 @@ from inspect import iscoroutinefunction, isfunction, signature
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
-from .messages import TaggedUnion, check_type
-from .tags import UnknownTag, members, name_of
+from .annotations import members, name_of
 
 if TYPE_CHECKING:
     from .endpoints import BaseEndpoint
+    from .messages import TaggedUnion
 
 Encoding: TypeAlias = Literal["text", "bytes", "json"]
 
@@ -80,6 +80,8 @@ class Dispatch:
         declared = () if self._type is Any else members(self._type)
         if not self._methods:
             return _tags_if_tagged(declared)
+        from .messages import TaggedUnion  # noqa: PLC0415  # as said in `unisock.options`
+
         for type_, method in self._methods.items():
             if declared and type_ not in declared:
                 raise TypeError(
@@ -99,8 +101,11 @@ class Dispatch:
             )
         if self._tags is not None:
             return self._receive_tagged
-        if is_typed or encoding == "json":
+        if is_typed:
+            from .messages import check_type  # noqa: PLC0415  # as above
+
             check_type(self._type)
+        if is_typed or encoding == "json":
             return self._receive_json
         return {"text": _receive_text, "bytes": _receive_bytes, None: _receive}[encoding]
 
@@ -112,11 +117,9 @@ class Dispatch:
         assert self._tags is not None
         ws = endpoint.websocket
         message = await ws.receive()
-        try:
-            type_, decoded = self._tags.decode_member(message, ws._options.json)
-            hook = self._methods.get(type_, "on_receive")
-        except UnknownTag as unknown:
-            hook, decoded = "on_unknown_message", unknown.message
+        type_, decoded = self._tags.decode_member(message, ws._options.json)
+        known = self._methods.get(type_, "on_receive")
+        hook = "on_unknown_message" if type_ is None else known
         await endpoint._unisock_call(hook, decoded)
 
 
@@ -184,6 +187,8 @@ def _tags_if_tagged(types: tuple[type, ...]) -> TaggedUnion | None:
     """What tells `types` apart, if they are several, and each has a tag."""
     if len(types) < 2:
         return None
+    from .messages import TaggedUnion  # noqa: PLC0415  # as above
+
     try:
         return TaggedUnion(types)
     except TypeError:  # as `int | str`: decoded as they are

@@ -18,10 +18,11 @@ from typing import Any, Protocol
 
 import msgspec
 
+from .annotations import bare, fields_of, is_model, is_object, members, name_of
+from .codecs import JSONCodec
 from .errors import InvalidMessage
-from .options import JSONCodec
 from .reasons import reason_of
-from .tags import Tags, UnknownTag, bare, fields_of, is_model, is_object, members, name_of
+from .tags import Tags, UnknownTag
 
 # Types are few, but they can be made at run time.
 _MAX_DECODERS = 256
@@ -109,17 +110,18 @@ class TaggedUnion:
     def decode_member(self, message: str | bytes, codec: JSONCodec | None) -> tuple[Any, Any]:
         """Decode a message; return which member it is, and the object.
 
+        Where no member has its tag that is `None`, and plain objects.
+
         Raises:
             InvalidMessage: it is not JSON, is no object, has no tag, or does not
                 fit the member that its tag says (code 1007).
-            UnknownTag: no member has its tag.
         """
         try:
             if codec is None:
                 return self._decode(message)
             return self._convert(codec.loads(message))
-        except UnknownTag:
-            raise
+        except UnknownTag as unknown:
+            return None, unknown.message
         except _ERRORS as exc:
             raise _error(exc, message) from exc
 

@@ -2,13 +2,13 @@
 
 from __future__ import annotations
 
-import difflib
 import math
 from collections.abc import Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, Protocol, TypedDict
 from urllib.parse import urlsplit
 
+from .codecs import JSONCodec
 from .errors import check_close_code
 
 _MESSAGE_LIMITS = ("max_messages_per_second", "first_message_timeout", "idle_timeout")
@@ -16,15 +16,20 @@ _LIMITS = (*_MESSAGE_LIMITS, "handler_timeout")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
-class JSONCodec(Protocol):
-    """What ``json=`` takes: the `json` module, `orjson`, or an object like them."""
+class Decode(Protocol):
+    """As `unisock.messages.decode`."""
 
-    def dumps(self, obj: Any, /) -> str | bytes:
-        """Encode; raise `TypeError` for what cannot be encoded."""
+    def __call__(self, message: str | bytes, type: Any, codec: JSONCodec | None) -> Any:
+        """Decode a message to `type`."""
         ...
 
-    def loads(self, data: str | bytes, /) -> Any:
-        """Decode; raise `ValueError` for what is not JSON."""
+
+class Encode(Protocol):
+    """As `unisock.messages.encode`."""
+
+    def __call__(self, obj: Any, codec: JSONCodec | None) -> str | bytes:
+        """Encode to JSON."""
+        ...
 
 
 class OptionsDict(TypedDict, total=False):
@@ -97,6 +102,10 @@ class Options:
 
     allowed_origins: frozenset[str] | None = field(init=False, default=frozenset())
     """The origins, normalised; `None` where all are allowed."""
+    decode: Decode = field(init=False, repr=False, compare=False)
+    """`unisock.messages.decode`."""
+    encode: Encode = field(init=False, repr=False, compare=False)
+    """`unisock.messages.encode`."""
 
     def __post_init__(self) -> None:
         for name in ("max_message_size", "max_queue", "max_queue_size", "max_threads"):
@@ -117,6 +126,12 @@ class Options:
             if self.json is not None and not callable(getattr(self.json, method, None)):
                 raise TypeError(f"json= takes an object with dumps and loads: {self.json!r}")
         object.__setattr__(self, "allowed_origins", _normalise_origins(self.origins))
+        # Here, for with msgspec it takes a third of the time of `import unisock`; and not
+        # later, for a first message should not wait for it.
+        from .messages import decode, encode  # noqa: PLC0415
+
+        object.__setattr__(self, "decode", decode)
+        object.__setattr__(self, "encode", encode)
 
     @property
     def limits_messages(self) -> bool:
@@ -139,6 +154,8 @@ class Options:
         known = [f.name for f in fields(cls) if f.init]
         for name in options:
             if name not in known:
+                import difflib  # noqa: PLC0415  # for a mistake only
+
                 close = difflib.get_close_matches(name, known, n=1)
                 hint = f"; did you mean {close[0]!r}?" if close else ""
                 raise TypeError(f"unknown option {name!r}{hint} (known here: {', '.join(known)})")

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 import keyword
 import re
-import uuid
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
@@ -31,6 +30,12 @@ class Converter:
         return self.convert(text) if re.fullmatch(self.regex, text) else None
 
 
+def _uuid(text: str) -> Any:
+    import uuid  # noqa: PLC0415  # which takes as long to import as all of multidict
+
+    return uuid.UUID(text)
+
+
 CONVERTERS: Mapping[str, Converter] = MappingProxyType(
     {
         "str": Converter("str", r"[^/]+", str),
@@ -39,7 +44,7 @@ CONVERTERS: Mapping[str, Converter] = MappingProxyType(
         "uuid": Converter(
             "uuid",
             r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}",
-            uuid.UUID,
+            _uuid,
         ),
         "path": Converter("path", r"(?s:.*)", str),
     }

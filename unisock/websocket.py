@@ -22,7 +22,6 @@ from .errors import (
 )
 from .handshake import check_headers
 from .limits import LimitedInbox
-from .messages import decode, encode
 from .options import Options
 from .runtime import Background, Waiter, get_ident
 from .tasks import ConnectionTasks
@@ -249,7 +248,8 @@ class WebSocket(Connection):
         """
         if self._phase is not _OPEN:
             raise self._not_open("receive_json")
-        return decode(await self._inbox.get(), type, self._options.json)
+        options = self._options
+        return options.decode(await self._inbox.get(), type, options.json)
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
@@ -271,6 +271,7 @@ class WebSocket(Connection):
     def iter_json(self, type: Any) -> AsyncIterator[Any]: ...
     def iter_json(self, type: Any = Any) -> AsyncIterator[Any]:
         """`receive_json` until the connection ends."""
+        decode = self._options.decode
         return self._iterate(partial(decode, type=type, codec=self._options.json))
 
     def _iterate(self, convert: Callable[[str | bytes], Any] | None) -> _UntilDisconnect:
@@ -321,7 +322,7 @@ class WebSocket(Connection):
             TypeError: what JSON cannot say; nothing was sent.
             InvalidState, WebSocketDisconnect: as `send`.
         """
-        encoded = encode(data, self._options.json)
+        encoded = self._options.encode(data, self._options.json)
         if binary:
             await self._send(encoded.encode() if isinstance(encoded, str) else encoded)
         else:

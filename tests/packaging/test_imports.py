@@ -6,6 +6,7 @@ import os
 import re
 import subprocess
 import sys
+import textwrap
 from importlib.metadata import entry_points
 
 import pytest
@@ -162,3 +163,18 @@ def test_an_adapter_has_the_names_that_are_documented(adapter: str, names: set[s
     result = python("-c", f"import unisock.adapters.{adapter} as a; print(*dir(a))")
     assert result.returncode == 0, result.stderr
     assert names <= set(result.stdout.split())
+
+
+def test_what_takes_long_is_imported_when_a_handler_is_mounted() -> None:
+    """And then at once: a first message does not wait for it."""
+    slow = ("msgspec", "uuid", "difflib")
+    source = f"""
+        import sys, unisock
+        from unisock.adapters.asgi import ASGIApp
+        print(*(name for name in {slow} if name in sys.modules))
+        async def handler(ws): ...
+        ASGIApp(handler)
+        print("unisock.messages" in sys.modules)
+    """
+    result = python("-c", textwrap.dedent(source))
+    assert result.stdout == "\nTrue\n", result.stderr
