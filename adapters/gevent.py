@@ -17,6 +17,7 @@ import asyncio
 import contextvars
 import email.utils
 import http
+import http.client
 import io
 import logging
 import os
@@ -24,7 +25,7 @@ import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from random import getrandbits
 from typing import Any
 from weakref import WeakKeyDictionary
@@ -70,6 +71,9 @@ _LARGE_READ_SIZE = 256 * 1024
 _HIGH_WATER = 64 * 1024
 # Small pieces are joined up to this size into one write.
 _WRITE_SIZE = 64 * 1024
+# How much of a request that is refused is taken, and how long the next piece may take.
+_MAX_DISCARDED = 1024 * 1024
+_LINGER = 0.1
 # How long a server that stops waits for its sessions, where it says nothing.
 _STOP_TIMEOUT = 1.0
 
@@ -146,7 +150,9 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             WSGIHandler.write(self, data)
 
     def _handle_client_error(self, ex: Exception) -> Any:
-        if isinstance(ex, _HeadTooLarge):
+        # http.client's: more than 100 headers.
+        if isinstance(ex, _HeadTooLarge | http.client.HTTPException):
+            self._discard()
             return _refusal("431 Request Header Fields Too Large")
         if isinstance(ex, TimeoutError):
             return _refusal("408 Request Timeout")
@@ -154,8 +160,24 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         # request; there is nobody left to answer.
         if isinstance(ex, ConnectionError):
             return None
+        if not isinstance(ex, (ValueError, OSError)):
+            # It prints a traceback of others as well, as the IndexError of "HTTP/1".
+            ex = ValueError(f"{type(ex).__name__}: {ex}")
         inherited: Any = WSGIHandler  # whose stubs do not have it
         return inherited._handle_client_error(self, ex)
+
+    def _discard(self) -> None:
+        """Take what is under way: closing before it has come would reset, and lose the answer."""
+        self.socket.settimeout(_LINGER)
+        with suppress(OSError):
+            for _ in range(_MAX_DISCARDED // _READ_SIZE):
+                if not self.socket.recv(_READ_SIZE):
+                    return
+
+    def handle(self) -> None:
+        """As pywsgi's, but that a client may leave while its request is refused."""
+        with suppress(ConnectionError):
+            WSGIHandler.handle(self)
 
     def log_request(self) -> None:
         """As pywsgi's, to the server's log."""

@@ -230,7 +230,7 @@ async def _end_as(ending: BaseException, ws: WebSocket) -> None:
                 ws, ending.status_code, ending.title, response.body, response.headers
             )
         case _:
-            logger.debug("handler ended by the disconnect: %s", ending)
+            logger.debug("handler ended by the disconnect: %r", str(ending))
             await _end(ws, 403, 1000)
 
 
