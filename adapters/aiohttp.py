@@ -75,11 +75,13 @@ class AiohttpHandshake(Handshake):
 
     @property
     def raw_headers(self) -> Iterable[tuple[str, str]]:
-        """Every line; ``request.headers`` are decoded as UTF-8."""
-        return (
-            (name.decode("latin-1"), value.decode("latin-1"))
-            for name, value in self._request.raw_headers
-        )
+        """Every line; ``request.headers`` are decoded as UTF-8.
+
+        ``Host`` as a proxy's middleware may have set it.
+        """
+        for name, value in self._request.raw_headers:
+            is_host = name.lower() == b"host"
+            yield name.decode("latin-1"), self._request.host if is_host else value.decode("latin-1")
 
     @property
     def path_params(self) -> Mapping[str, Any]:

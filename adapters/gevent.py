@@ -243,8 +243,13 @@ class GeventHandshake(Handshake):
 
     @property
     def raw_headers(self) -> Iterable[tuple[str, str]]:
-        """From the request, for WSGI joins repeated ones."""
-        return ((n, v.strip(" \t")) for n, v in request_handler(self._environ).headers.items())
+        """From the request, for WSGI joins repeated ones.
+
+        ``Host`` from the environ, where a proxy fix may have set another.
+        """
+        for name, value in request_handler(self._environ).headers.items():
+            is_host = name.lower() == "host"
+            yield name, self._environ["HTTP_HOST"] if is_host else value.strip(" \t")
 
     @property
     def path_params(self) -> Mapping[str, Any]:

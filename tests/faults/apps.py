@@ -1,15 +1,10 @@
-"""The application of the tests of bad peers, the same on each framework.
-
-Takes from the environment ``PORT``, its row as ``KIND``, and ``PING``, the seconds between
-keepalive pings and until a peer that answers none counts as gone.
-"""
+"""Handlers that echo and wait, and tell what they saw."""
 
 from __future__ import annotations
 
 import asyncio
 import contextlib
 import gc
-import logging
 import os
 import sys
 import threading
@@ -18,15 +13,10 @@ from collections.abc import Generator
 from pathlib import Path
 from typing import Any
 
-import unisock
+from tests.faults.kinds import GEVENT, KIND
 from unisock import SyncWebSocket, WebSocket, WebSocketDisconnect
-from unisock.adapters.asgi import ASGIApp
-from unisock.serving import FRAMEWORKS, Service, bind
 
-KIND = os.environ.get("KIND", "")
-PING = float(os.environ["PING"]) if "PING" in os.environ else None
-ON_GEVENT = KIND in ("flask", "gunicorn")
-GRACE = 3
+ON_GEVENT = KIND in GEVENT
 MIB = b"x" * (1 << 20)
 
 counts = Counter[str]()
@@ -143,62 +133,11 @@ async def control(ws: WebSocket) -> None:
     await ws.send_json(left() if what == "left" else (events, sends))
 
 
-HANDLERS: dict[str, Any] = {
-    "/echo": echo,
-    "/waits/{where}": waits,
-    "/plain/{where}": waits_plainly,
-    "/rejects": lambda ws: ws.reject(418, b"a teapot"),
-    "/control/{what}": control,
+_OPTIONS = {"close_timeout": 1.0}
+HANDLERS: dict[str, tuple[Any, dict[str, Any]]] = {
+    "/echo": (echo, _OPTIONS),
+    "/waits/{where}": (waits, _OPTIONS),
+    "/plain/{where}": (waits_plainly, _OPTIONS),
+    "/rejects": (lambda ws: ws.reject(418, b"a teapot"), _OPTIONS),
+    "/control/{what}": (control, _OPTIONS),
 }
-
-
-def make_app(framework: str) -> Any:
-    """An application with all handlers."""
-    if framework == "asgi":
-        return _bare_asgi()
-    options: dict[str, Any] = {"close_timeout": 1.0}
-    if framework in ("flask", "aiohttp"):
-        options |= {"ping_interval": PING, "ping_timeout": PING}
-    app = FRAMEWORKS[framework].app(Service(echo, "/unused"))
-    for path, handler in HANDLERS.items():
-        unisock.mount(app, path, handler, **options)
-    return app
-
-
-def _bare_asgi() -> Any:
-    # An ASGIApp serves one path; whose a request is, the beginning says.
-    table = {p.partition("{")[0]: ASGIApp(h, path=p) for p, h in HANDLERS.items()}
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        path = scope.get("path", "")
-        found = [each for start, each in table.items() if path.startswith(start)]
-        await (found or [table["/echo"]])[0](scope, receive, send)
-
-    return app
-
-
-def main() -> None:
-    """Serve until a signal comes."""
-    logging.basicConfig(level=logging.INFO)
-    port = int(os.environ["PORT"])
-    if KIND == "gunicorn":
-        command = [sys.executable, "-m", "gunicorn", "--no-control-socket"]
-        command += ["--worker-class=unisock.adapters.gunicorn.WebSocketWorker"]
-        command += [f"--bind=127.0.0.1:{port}", f"--graceful-timeout={GRACE}"]
-        os.execv(sys.executable, [*command, "tests.faults.apps:make_app('flask')"])
-    elif KIND in ("flask", "aiohttp"):
-        server = FRAMEWORKS[KIND].server(make_app(KIND), GRACE, False)
-        server.run(bind("127.0.0.1", port), lambda: None)
-    elif KIND == "hypercorn":
-        from hypercorn.asyncio import serve
-        from hypercorn.config import Config
-
-        config = Config.from_mapping(bind=f"127.0.0.1:{port}", graceful_timeout=GRACE)
-        asyncio.run(serve(make_app("starlette"), config))
-    else:
-        import uvicorn
-
-        # By default without keepalive, for the peers of most tests answer no ping.
-        pings: dict[str, Any] = {"ws_ping_interval": PING, "ws_ping_timeout": PING}
-        app = make_app(KIND)
-        uvicorn.run(app, port=port, access_log=False, timeout_graceful_shutdown=GRACE, **pings)

@@ -14,22 +14,22 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.servers import RawClient, Server
+from tests.faults.kinds import KINDS, KindServer, handshake
+from tests.servers import RawClient
 
-SOURCE = "from tests.faults.apps import main\nmain()\n"
-ROOT = str(Path(__file__).parents[2])
+__all__ = ["ROWS", "App", "Peer", "check_echo", "handshake", "wait_until_stuck"]
 
-ROWS = ("asgi", "starlette", "fastapi", "falcon", "flask", "aiohttp", "hypercorn", "gunicorn")
-"""Each framework on its main server; Starlette on hypercorn and Flask on gunicorn as well."""
+ROWS = KINDS
 
 _PATIENCE = 20.0
 
 
-class App(Server):
+class App(KindServer):
     """A server that tells what its handlers saw, and what is left in its process."""
 
     def __init__(self, folder: Path, row: str, **environment: str) -> None:
-        super().__init__(folder, SOURCE, KIND=row, PYTHONPATH=ROOT, **environment)
+        # Without keepalive, for the peers of most tests answer no ping.
+        super().__init__(folder, row, "apps", **{"PING": "0", **environment})
         self.row = row
         self._ids = 0
         self.before: dict[str, int] = {}
@@ -98,13 +98,6 @@ class App(Server):
             ours = "unisock: " if re.search(r'/(unisock|adapters)/\w+\.py"', stack) else ""
             assert noise, log
             assert re.fullmatch(noise, ours + error), log
-
-
-def handshake(path: str, *headers: str) -> bytes:
-    """A handshake's request."""
-    lines = (f"GET {path} HTTP/1.1", "Host: localhost", "Upgrade: websocket", "Connection: Upgrade")
-    key = ("Sec-WebSocket-Version: 13", "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==")
-    return "\r\n".join([*lines, *key, *headers, "", ""]).encode("latin-1")
 
 
 class Peer(RawClient):

@@ -1,8 +1,4 @@
-"""The server of these tests: handlers that wait, err and chat, on every framework.
-
-Takes from the environment ``PORT``, ``KIND``, and the seconds that it waits for its
-connections when it stops, ``GRACE``.
-"""
+"""Handlers that wait, err and chat."""
 
 from __future__ import annotations
 
@@ -10,7 +6,6 @@ import asyncio
 import contextlib
 import gc
 import json
-import logging
 import os
 import sys
 import threading
@@ -21,43 +16,12 @@ from pathlib import Path
 from typing import Any
 
 import unisock
-from tests.servers import Server
 from unisock import SyncWebSocket, WebSocket
-from unisock.serving import FRAMEWORKS, Service, bind
 
-ROOT = str(Path(__file__).parents[2])
-KIND = os.environ.get("KIND", "")
-GRACE = int(os.environ.get("GRACE", "4"))
 # For the tests of the soak run: of so many messages one is not answered, and
 # nothing is let go.
 LOSE = int(os.environ.get("LOSE", "0"))
 KEPT: list[object] | None = [] if "KEEP" in os.environ else None
-
-MAIN = tuple(FRAMEWORKS)
-"""The kinds that are a framework on its main server."""
-
-
-class KindServer(Server):
-    """This server in a process of its own."""
-
-    def __init__(self, folder: Path, kind: str, **environment: str) -> None:
-        self.kind = kind
-        source = "from tests.faults.serving import main\nmain()\n"
-        super().__init__(folder, source, KIND=kind, PYTHONPATH=ROOT, **environment)
-
-
-def handshake(path: str, host: str, *headers: str) -> bytes:
-    """The bytes of a handshake, for a client that sends them when it likes."""
-    lines = [
-        f"GET {path} HTTP/1.1",
-        *([f"Host: {host}"] if host else []),
-        "Upgrade: websocket",
-        "Connection: Upgrade",
-        "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==",
-        "Sec-WebSocket-Version: 13",
-        *headers,
-    ]
-    return ("\r\n".join(lines) + "\r\n\r\n").encode("latin-1")
 
 
 def tell(*words: object) -> None:
@@ -98,6 +62,14 @@ async def _in_while_connected(ws: WebSocket) -> None:
         await _sleep(ws)
 
 
+async def _drain(ws: WebSocket) -> None:
+    try:
+        await ws.receive()
+    finally:
+        await asyncio.sleep(0.3)
+        tell("drained")
+
+
 async def _close(ws: WebSocket) -> None:
     await ws.close(4000)
     await _sleep(ws)
@@ -116,6 +88,7 @@ _WAITS: dict[str, Callable[[WebSocket], Any]] = {
     "send": _send,
     "sleep": _sleep,
     "connected": _in_while_connected,
+    "drain": _drain,
     "closing": _close,
     "swallow": _swallow,
 }
@@ -304,80 +277,3 @@ HANDLERS: dict[str, tuple[Any, dict[str, Any]]] = {
     "/origins/listed": (open_to, {"origins": _ORIGINS}),
     "/origins/any": (open_to, {"origins": "*"}),
 }
-
-
-# Applications and servers
-
-
-def make_app(framework: str) -> Any:
-    """An application with all handlers."""
-    if framework == "asgi":
-        return _bare_asgi()
-    app = FRAMEWORKS[framework].app(Service(census, "/"))
-    for path, (handler, options) in HANDLERS.items():
-        unisock.mount(app, path, handler, **options)
-    return app
-
-
-def _bare_asgi() -> Any:
-    from unisock.adapters.asgi import ASGIApp
-    from unisock.paths import PathTemplate
-
-    table = [(PathTemplate.parse(p), ASGIApp(h, **o)) for p, (h, o) in HANDLERS.items()]
-
-    async def app(scope: Any, receive: Any, send: Any) -> None:
-        if scope["type"] == "lifespan":
-            await table[0][1](scope, receive, send)
-        for template, endpoint in table:
-            if (params := template.match(scope.get("path", ""))) is not None:
-                await endpoint(scope | {"path_params": params}, receive, send)
-
-    return app
-
-
-def flask_app() -> Any:
-    """For gunicorn."""
-    logging.basicConfig(level=logging.INFO)
-    return make_app("flask")
-
-
-def _serve_uvicorn(port: int) -> None:
-    import uvicorn
-
-    uvicorn.run(make_app(KIND), port=port, timeout_graceful_shutdown=GRACE, access_log=False)
-
-
-def _serve_hypercorn(port: int) -> None:
-    from hypercorn.asyncio import serve
-    from hypercorn.config import Config
-
-    config = Config()
-    config.bind = [f"127.0.0.1:{port}"]
-    config.graceful_timeout = GRACE
-    asyncio.run(serve(make_app("starlette"), config))
-
-
-def _serve_own(port: int) -> None:
-    server = FRAMEWORKS[KIND].server(make_app(KIND), GRACE, False)
-    server.run(bind("127.0.0.1", port), lambda: None)
-
-
-def _serve_gunicorn(port: int) -> None:
-    worker = "unisock.adapters.gunicorn.WebSocketWorker"
-    command = [sys.executable, "-m", "gunicorn", f"--worker-class={worker}"]
-    command += [f"--bind=127.0.0.1:{port}", f"--graceful-timeout={GRACE}", "--no-control-socket"]
-    os.execv(sys.executable, [*command, "tests.faults.serving:flask_app()"])
-
-
-_SERVERS = {
-    "flask": _serve_own,
-    "aiohttp": _serve_own,
-    "hypercorn": _serve_hypercorn,
-    "gunicorn": _serve_gunicorn,
-}
-
-
-def main() -> None:
-    """Serve until a signal comes."""
-    logging.basicConfig(level=logging.INFO)
-    _SERVERS.get(KIND, _serve_uvicorn)(int(os.environ["PORT"]))

@@ -29,7 +29,7 @@ from pathlib import Path
 from websockets.asyncio.client import ClientConnection, connect
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 
-from tests.faults.serving import MAIN, KindServer
+from tests.faults.kinds import KINDS, MAIN, KindServer
 from unisock.conformance.harness import leftovers
 
 # Connections at a time, to each server; and those that chat beside the idle ones.
@@ -48,6 +48,9 @@ class Run:
         self.random = random.Random(f"{server.kind} {options.seed}")
         self.connections = self.messages = 0
         self.wrong: list[str] = []
+        # KiB: after the first quarter, at the end, and for each idle connection.
+        self.memory = (0, 0)
+        self.each_idle: float | None = None
         self.began = time.monotonic()
 
     def is_over(self) -> bool:
@@ -138,9 +141,9 @@ class Run:
         while not self.is_over():
             await asyncio.sleep(min(60.0, self.seconds / 4))
             sizes.append(await self.report(census))
-        first = sizes[(len(sizes) - 1) // 4]
-        if sizes[-1] > first + GROWTH:
-            self.wrong.append(f"it has grown from {first} to {sizes[-1]} KiB")
+        self.memory = first, last = sizes[(len(sizes) - 1) // 4], sizes[-1]
+        if last > first + GROWTH:
+            self.wrong.append(f"it has grown from {first} to {last} KiB")
 
     async def report(self, census: ClientConnection) -> int:
         """Print the figures; return the memory in KiB."""
@@ -149,6 +152,16 @@ class Run:
         there = " ".join(f"{name}={value}" for name, value in counted.items())
         print(f"{self.server.kind} {seconds:.0f}s {done} {there}", flush=True)
         return counted["rss"]
+
+    def total(self) -> str:
+        """What is to be said of it when all is over."""
+        first, last = (f"{size / 1024:.1f} MiB" for size in self.memory)
+        idle = "" if self.each_idle is None else f", {self.each_idle:.1f} KiB an idle connection"
+        return (
+            f"{self.server.kind} TOTAL: {self.connections} connections, {self.messages} messages"
+            f" echoed, {len(self.wrong)} wrong; memory {first} after the first quarter,"
+            f" {last} at the end{idle}"
+        )
 
     async def left(self, census: ClientConnection, before: dict[str, int]) -> dict[str, int]:
         """What there is more of than before, memory aside, when all have had time to go."""
@@ -178,7 +191,10 @@ async def load(run: Run, census: ClientConnection, idle: int) -> None:
             run.connections += 1
             return await run.connect()
 
-    clients = await asyncio.gather(*(open_one() for _ in range(idle + BUSY)))
+    before = (await run.count(census))["rss"]
+    clients = await asyncio.gather(*(open_one() for _ in range(idle)))
+    run.each_idle = ((await run.count(census))["rss"] - before) / max(idle, 1)
+    clients += await asyncio.gather(*(open_one() for _ in range(BUSY)))
     run.began = time.monotonic()
     async with asyncio.TaskGroup() as group:
         group.create_task(run.watch(census))
@@ -190,8 +206,8 @@ async def load(run: Run, census: ClientConnection, idle: int) -> None:
     await asyncio.gather(*(client.close() for client in clients))
 
 
-async def run_on(kind: str, options: argparse.Namespace) -> bool:
-    """Run it on one server; return whether all was well."""
+async def run_on(kind: str, options: argparse.Namespace) -> Run:
+    """Run it on one server."""
     with tempfile.TemporaryDirectory() as folder, KindServer(Path(folder), kind) as server:
         run = Run(server, options)
         async with run.connect("/census") as census:
@@ -206,14 +222,20 @@ async def run_on(kind: str, options: argparse.Namespace) -> bool:
         run.wrong += leftovers(server.stop())
     for wrong, times in Counter(run.wrong).items():
         print(f"{kind} WRONG, {times} times: {wrong}", flush=True)
-    return not run.wrong
+    return run
 
 
 async def run_all(options: argparse.Namespace) -> bool:
-    """Run on all that are wanted: a load on one after another, else on all at once."""
+    """Run on all that are wanted: a load on one after another, else on all at once.
+
+    Returns whether all was well.
+    """
     if options.load:
-        return all([await run_on(kind, options) for kind in options.on])
-    return all(await asyncio.gather(*(run_on(kind, options) for kind in options.on)))
+        runs = [await run_on(kind, options) for kind in options.on]
+    else:
+        runs = await asyncio.gather(*(run_on(kind, options) for kind in options.on))
+    print(*(run.total() for run in runs), sep="\n", flush=True)
+    return not any(run.wrong for run in runs)
 
 
 def main() -> int:
@@ -222,7 +244,7 @@ def main() -> int:
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seconds", type=float, help="instead of --minutes")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds for an answer")
-    parser.add_argument("--on", nargs="+", choices=MAIN, default=MAIN)
+    parser.add_argument("--on", nargs="+", choices=KINDS, default=MAIN)
     parser.add_argument("--seed", type=int, default=random.randrange(10_000))
     parser.add_argument("--load", action="store_true", help="many idle connections, and some busy")
     parser.add_argument("--idle", type=int, default=5000, help="how many, with --load")

@@ -33,6 +33,10 @@ def test_a_short_run_prints_its_figures() -> None:
         figures = {name: int(value) for name, value in re.findall(r"(\w+)=(\d+)", last)}
         assert figures["connections"] > 20 and figures["echoed"] > 200
         assert (figures["wrong"], figures["websockets"]) == (0, 1), "the one of the census"
+        total = rf"^{kind} TOTAL: (\d+) connections, (\d+) messages echoed, 0 wrong; memory \S+ MiB"
+        assert re.findall(total, out, re.MULTILINE) == [
+            (str(figures["connections"]), str(figures["echoed"]))
+        ]
         assert {"rss", "fds", "tasks", "threads", "greenlets"} < figures.keys()
 
 
@@ -41,14 +45,17 @@ def test_a_short_load() -> None:
     assert status == 0, out
     assert "'idle': 100" in out
     assert "connections=301" in out, "the idle, the busy, and one before"
+    assert re.search(
+        r"^starlette TOTAL: 301 .*, \d+\.\d KiB an idle connection$", out, re.MULTILINE
+    )
 
 
 def test_what_is_lost_and_what_is_left_are_found() -> None:
-    """In a server that drops every twentieth message, and lets go of no connection."""
+    """In a server that drops every fourth message, and lets go of no connection."""
     brief = ("--seconds", "1", "--patience", "2")
-    status, out = _soak(*brief, "--on", "aiohttp", LOSE="20", KEEP="yes")
+    status, out = _soak(*brief, "--on", "aiohttp", LOSE="4", KEEP="yes")
     assert status == 1
-    assert re.search(r"^aiohttp WRONG, \d+ times: .* '19 20 xx", out, re.MULTILINE), out
+    assert re.search(r"^aiohttp WRONG, \d+ times: .* '3 4 xx", out, re.MULTILINE), out
     assert re.search(r"^aiohttp WRONG, 1 times: left behind: .*'websockets'", out, re.MULTILINE), (
         out
     )

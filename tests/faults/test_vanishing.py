@@ -13,7 +13,8 @@ import pytest
 
 from tests.servers import frame
 
-from .conftest import App, Peer, wait_until_stuck
+from .conftest import ROWS, App, Peer, handshake, wait_until_stuck
+from .kinds import UVICORN
 
 WAITS = ("receive", "send", "sleep", "connected")
 STATES = [*(f"/waits/{how}" for how in WAITS), "/plain/receive", "/plain/send"]
@@ -50,6 +51,18 @@ def test_a_handler_learns_that_its_peer_has_vanished(app: App, path: str) -> Non
 
 
 @pytest.mark.parametrize("vanish", [Peer.reset, Peer.close])
+def test_a_peer_that_vanishes_amid_its_handshake(app: App, vanish: Callable[[Peer], None]) -> None:
+    """No handler has begun, and nothing is left."""
+    request = handshake("/echo")
+    with app.undisturbed():
+        peers = [Peer(app, request[:cut]) for cut in range(0, len(request), 20)]
+        app.eventually(lambda: app.left()["fds"] >= app.before["fds"] + len(peers))
+        assert app.left()["connections"] == 1
+        for peer in peers:
+            vanish(peer)
+
+
+@pytest.mark.parametrize("vanish", [Peer.reset, Peer.close])
 def test_a_peer_that_is_closed_and_vanishes(app: App, vanish: Callable[[Peer], None]) -> None:
     """It has the close frame and does not answer it: the handler's own code stands.
 
@@ -63,7 +76,7 @@ def test_a_peer_that_is_closed_and_vanishes(app: App, vanish: Callable[[Peer], N
         assert peer.wait_for("disconnect") == [4000]
 
 
-@pytest.mark.parametrize("row", ["starlette", "flask", "aiohttp"])
+@pytest.mark.parametrize("row", [row for row in ROWS if row != "hypercorn"])
 def test_a_half_open_peer(row: str, tmp_path: Path) -> None:
     """It drops every packet and answers none: keepalive finds out, whatever the handler does.
 
@@ -71,7 +84,7 @@ def test_a_half_open_peer(row: str, tmp_path: Path) -> None:
     pings too, and does not mind whether an answer comes.  uvicorn 0.54 tells of no such
     peer while anything is left to be written to it: that ends when TCP gives up.
     """
-    states = [path for path in STATES if row != "starlette" or not path.endswith("send")]
+    states = [path for path in STATES if row not in UVICORN or not path.endswith("send")]
     with App(tmp_path, row, PING="0.5") as app, app.undisturbed(), ExitStack() as stack:
         peers = [stack.enter_context(app.peer(path)) for path in states]
         for peer in peers:

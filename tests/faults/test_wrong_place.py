@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.faults.serving import ERRORS, KindServer
+from tests.faults.kinds import KindServer
+from tests.faults.serving import ERRORS
 from tests.servers import RawClient
 
 _PATIENCE = 10.0
