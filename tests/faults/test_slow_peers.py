@@ -4,6 +4,9 @@ from __future__ import annotations
 
 import itertools
 from contextlib import ExitStack
+from pathlib import Path
+from statistics import median, quantiles
+from time import perf_counter
 
 from tests.servers import frame
 
@@ -16,6 +19,9 @@ MESSAGE = 1 << 20
 PER_CONNECTION = 2.5 * MESSAGE
 # What a connection costs that has not begun: buffers, a task or a greenlet.
 PER_HANDSHAKE = 128 * 1024
+# How much longer the slowest of a hundred echoes may take beside peers that do not read.
+SLOWER = 2.0
+ATTEMPTS = 4  # to measure it, for a machine does other things as well
 
 
 def test_peers_that_never_read(app: App) -> None:
@@ -30,6 +36,42 @@ def test_peers_that_never_read(app: App) -> None:
         check_echo(healthy)
         for peer in peers:
             peer.reset()
+
+
+def test_the_latency_beside_peers_that_never_read(app: App, tmp_path: Path) -> None:
+    """The 99th percentile of 50 peers' echoes is at most twice what it is without 50 such peers.
+
+    Without them is on a second server: the echoes of both are measured in turn, one by one, so
+    that what else the machine does slows both.
+    """
+    ratios = list[float]()
+    with app.undisturbed(), App(tmp_path, app.row) as quiet, ExitStack() as stack:
+        pairs = [(_open(stack, app), _open(stack, quiet)) for _ in range(PEERS)]
+        stuck = [stack.enter_context(app.peer("/waits/send")) for _ in range(PEERS)]
+        wait_until_stuck(*stuck)
+        _percentiles(pairs)  # the first echoes are slower
+        while len(ratios) < ATTEMPTS and (not ratios or ratios[-1] > SLOWER):
+            beside, alone = zip(*(_percentiles(pairs) for _ in range(5)), strict=True)
+            ratios.append(median(beside) / median(alone))
+        for peer in stuck:
+            peer.reset()
+    assert ratios[-1] <= SLOWER, ratios
+
+
+def _open(stack: ExitStack, app: App) -> Peer:
+    return stack.enter_context(app.peer("/echo"))
+
+
+def _percentiles(pairs: list[tuple[Peer, Peer]]) -> list[float]:
+    """The 99th percentiles of the seconds that an echo takes on either server."""
+    times = list[float](), list[float]()
+    for pair in pairs * 10:
+        for peer, its_times in zip(pair, times, strict=True):
+            start = perf_counter()
+            peer.send_frame(1, b"hello")
+            assert peer.read_frame() == (1, b"hello")
+            its_times.append(perf_counter() - start)
+    return [quantiles(each, n=100)[-1] for each in times]
 
 
 def test_a_byte_at_a_time(app: App) -> None:
@@ -47,7 +89,10 @@ def test_a_byte_at_a_time(app: App) -> None:
 
 
 def test_handshakes_that_never_end(app: App) -> None:
-    """No handler runs, each costs no more than a connection, and all end with their peers."""
+    """No handler runs, each costs no more than a connection, and all end with their peers.
+
+    Some servers end them sooner, as `WebSocketHandler.head_timeout` does on gevent.
+    """
     request = handshake("/echo")
     cuts = itertools.cycle([0, 1, len(request) // 2, len(request) - 1])
     with app.undisturbed() as healthy, ExitStack() as stack:

@@ -44,9 +44,9 @@ def test_a_short_load() -> None:
     status, out = _soak("--load", "--idle", "100", "--seconds", "1", "--on", "starlette")
     assert status == 0, out
     assert "'idle': 100" in out
-    assert "connections=301" in out, "the idle, the busy, and one before"
+    assert "connections=601" in out, "the idle and the busy, twice, and one before"
     assert re.search(
-        r"^starlette TOTAL: 301 .*, \d+\.\d KiB an idle connection$", out, re.MULTILINE
+        r"^starlette TOTAL: 601 .*, \d+\.\d KiB an idle connection$", out, re.MULTILINE
     )
 
 
