@@ -16,7 +16,11 @@ class GunicornWebSocketHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore
     """The request handler, with gunicorn's access log."""
 
     def log_request(self) -> None:
-        """As gunicorn's own request handler."""
+        """As gunicorn's own request handler, which needs an environ and headers."""
+        if self.environ is None:  # the head did not come to its end
+            WebSocketHandler.log_request(self)
+            return
+        self.response_headers = self.response_headers or []  # those of a handshake are not here
         PyWSGIHandler.log_request(self)
 
 

@@ -114,7 +114,6 @@ class LimitedInbox(Inbox):
         silent = time.monotonic() - self._heard_at
         for seconds, code, reason in self._time_limits():
             if silent >= seconds and self._paused_at is None:
-                logger.debug("closing with %s: %s", code, reason)
                 self._fail(code, reason)
                 return
         if self._paused_at is not None:
@@ -139,29 +138,26 @@ class LimitedInbox(Inbox):
 class _Bucket:
     """A token bucket: each message takes a token, and so many come back each second."""
 
-    __slots__ = ("_burst", "_extra", "_rate", "_tokens", "_updated_at")
+    __slots__ = ("_burst", "_rate", "_tokens", "_updated_at")
 
     def __init__(self, rate: float, burst: int, now: float) -> None:
         self._rate = rate
         self._burst = burst
         self._tokens = float(burst)
         self._updated_at = now
-        # For what came while nobody read: it does not run over as the bucket does.
-        self._extra = 0.0
 
     def take(self, now: float) -> bool:
         """Take a token; return whether there was one."""
         gained = (now - self._updated_at) * self._rate
         self._updated_at = now
-        self._tokens = min(self._burst, self._tokens + gained)
-        if self._tokens >= 1:
-            self._tokens -= 1
-        elif self._extra >= 1:
-            self._extra -= 1
-        else:
+        # `allow_for` may have given more than the bucket holds.
+        self._tokens = max(self._tokens, min(self._burst, self._tokens + gained))
+        if self._tokens < 1:
             return False
+        self._tokens -= 1
         return True
 
     def allow_for(self, seconds: float) -> None:
-        """Messages of so long a time may come at once."""
-        self._extra += seconds * self._rate
+        """Messages of so long a time, which ends now, may come at once."""
+        self._tokens += seconds * self._rate
+        self._updated_at += seconds

@@ -101,12 +101,13 @@ class Session:
 
     async def _refuse_late(self, seconds: float) -> None:
         if self.ws._connecting and not self.ws.closed:
+            # The log comes after: it may wait, and the handler may answer meanwhile.
+            await self.ws._refuse(503, b"the handler took too long")
             logger.warning(
                 "handshake rejected: handler %s has not answered it within %g seconds",
                 self.name,
                 seconds,
             )
-            await self.ws._refuse(503, b"the handler took too long")
 
     async def conclude(
         self, part: Callable[[], Awaitable[object]], *, with_tasks: bool = True

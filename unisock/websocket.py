@@ -454,14 +454,19 @@ class WebSocket(Connection):
         background.start(self._fail(code, reason))
 
     async def _fail(self, code: int, reason: str) -> None:
+        # Here, for on gevent a log that waits must not be written to from the hub.
+        logger.debug("closing with %s: %s", code, reason)
         self._finishing -= 1  # `_finish` counts it, and there was no wait between
         await self._finish(self._transport.close(code, reason))
 
     async def _until_finished(self) -> None:
         """Wait for the last step of another task."""
-        while self._finishing:
-            self._finished = self._runtime.waiter_factory()()
-            await self._finished
+        # One that is cancelled before it has begun counts for ever.
+        with suppress(TimeoutError):
+            async with self._runtime.timeout(self._options.close_timeout):
+                while self._finishing:
+                    self._finished = self._runtime.waiter_factory()()
+                    await self._finished
 
     @property
     def _connecting(self) -> bool:

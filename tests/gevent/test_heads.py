@@ -1,0 +1,160 @@
+"""The head of a request on gevent: it must come in time, and have an end."""
+
+from __future__ import annotations
+
+import socket
+import ssl
+import time
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack
+
+import pytest
+import trustme
+
+from tests.servers import Server, frame
+
+SOURCE = """
+import os, signal, sys
+import flask, gevent, unisock
+from gevent.pywsgi import WSGIServer
+from unisock.adapters.flask import WebSocketHandler
+
+app = flask.Flask(__name__)
+app.get("/page", endpoint="page")(lambda: "the page")
+app.post("/size", endpoint="size")(lambda: str(len(flask.request.get_data())))
+
+
+async def echo(ws):
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)
+
+
+unisock.mount(app, "/ws", echo)
+limits = {"head_timeout": 0.5, "max_head_size": 4000}
+
+if os.environ["KIND"] == "gunicorn":
+    from unisock.adapters.gunicorn import WebSocketWorker
+
+    class Worker(WebSocketWorker):
+        wsgi_handler = type("Handler", (WebSocketWorker.wsgi_handler,), limits)
+
+    if __name__ == "__main__":
+        folder, file = os.path.split(os.path.abspath(__file__))
+        os.execv(sys.executable, [
+            sys.executable, "-m", "gunicorn", "--worker-class", f"{file[:-3]}.Worker",
+            "--bind", f"127.0.0.1:{os.environ['PORT']}", "--graceful-timeout=2",
+            "--access-logfile=-", "--no-control-socket", "--chdir", folder, f"{file[:-3]}:app",
+        ])
+else:
+    pem = os.environ["CERTIFICATE"]
+    options = {"keyfile": pem, "certfile": pem} if os.environ["KIND"] == "tls" else {}
+    options["handler_class"] = type("Handler", (WebSocketHandler,), limits)
+    server = WSGIServer(("127.0.0.1", int(os.environ["PORT"])), app, **options)
+    gevent.signal_handler(signal.SIGTERM, server.stop)
+    server.serve_forever()
+"""
+
+MAX = 4000  # of `SOURCE`
+HEAD = b"GET /page HTTP/1.1\r\nHost: localhost\r\n"
+Connect = Callable[[], socket.socket]
+
+
+@pytest.fixture(scope="module", params=["plain", "tls", "gunicorn"])
+def connect(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[Connect]:
+    """Connect to a server; in the end its log has no traceback."""
+    path = tmp_path_factory.mktemp("heads")
+    pem = str(path / "localhost.pem")
+    authority = trustme.CA()
+    authority.issue_cert("localhost").private_key_and_cert_chain_pem.write_to_path(pem)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with Server(path, SOURCE, KIND=request.param, CERTIFICATE=pem) as server, ExitStack() as stack:
+
+        def open_socket() -> socket.socket:
+            client = socket.create_connection(("127.0.0.1", server.port), timeout=10)
+            if request.param == "tls":
+                client = context.wrap_socket(client, server_hostname="localhost")
+            return stack.enter_context(client)
+
+        yield open_socket
+        stack.close()
+        log = server.stop()
+    # In the log of TLS is one: the wait for the server to start is no TLS handshake.
+    assert "pywsgi.py" not in log, log
+
+
+def _answer(client: socket.socket) -> tuple[bytes, bytes]:
+    """Status line and body of an answer."""
+    file = client.makefile("rb", 0)  # what comes after it is left to others
+    status, length = file.readline().rstrip(), 0
+    while (line := file.readline()) not in (b"\r\n", b""):
+        if line.lower().startswith(b"content-length:"):
+            length = int(line.partition(b":")[2])
+    return status, file.read(length) or b""
+
+
+PAGE = (b"HTTP/1.1 200 OK", b"the page")
+NONE = (b"", b"")
+LATE = (b"HTTP/1.1 408 Request Timeout", b"")
+TOO_LARGE = (b"HTTP/1.1 431 Request Header Fields Too Large", b"")
+
+
+@pytest.mark.parametrize(
+    ("start", "answer"), [(HEAD + b"X: ", LATE), (b"GET /pa", NONE), (b"", NONE)]
+)
+def test_a_head_that_does_not_end_in_time(connect: Connect, start: bytes, answer: object) -> None:
+    client = connect()
+    client.sendall(start)
+    assert _answer(client) == answer
+
+
+@pytest.mark.parametrize("start", [b"GET /", HEAD + b"X: "])
+def test_a_byte_now_and_then_does_not_help(connect: Connect, start: bytes) -> None:
+    client = connect()
+    client.sendall(start)
+    with pytest.raises((ConnectionError, ssl.SSLError)):
+        for _ in range(200):
+            client.sendall(b"x")
+            time.sleep(0.05)  # the pace of the client
+
+
+def test_between_requests_there_is_no_limit_but_in_each(connect: Connect) -> None:
+    client, late, silent = connect(), connect(), connect()
+    for each in (client, late, silent):
+        each.sendall(HEAD + b"\r\n")
+        assert _answer(each) == PAGE
+    late.sendall(HEAD)
+    silent.sendall(b"GET")
+    assert (_answer(late), _answer(silent)) == (LATE, NONE)
+    client.sendall(HEAD + b"\r\n" + HEAD + b"\r\n")
+    assert [_answer(client), _answer(client)] == [PAGE, PAGE]
+
+
+def test_what_comes_after_the_head_takes_its_time(connect: Connect) -> None:
+    page, ws = connect(), connect()
+    page.sendall(b"POST /size HTTP/1.1\r\nHost: localhost\r\nContent-Length: 9000\r\n\r\n")
+    ws.sendall(
+        b"GET /ws HTTP/1.1\r\nHost: localhost\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
+        b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
+    )
+    assert _answer(ws)[0] == b"HTTP/1.1 101 Switching Protocols"
+    assert connect().recv(1) == b""  # that takes as long as a head may
+    page.sendall(bytes(9000))
+    assert _answer(page) == (b"HTTP/1.1 200 OK", b"9000")
+    ws.sendall(frame(1, b"still"))
+    assert ws.recv(7) == b"\x81\x05still"
+    ws.sendall(frame(8, b""))
+    assert ws.recv(2) == b"\x88\x00" and ws.recv(1) == b""
+
+
+@pytest.mark.parametrize(("more", "answer"), [(0, PAGE), (1, TOO_LARGE)])
+@pytest.mark.parametrize("count", [1, 50])
+def test_larger_headers(connect: Connect, more: int, answer: object, count: int) -> None:
+    client = connect()
+    start = HEAD + b"X: y\r\n" * (count - 1) + b"X: "
+    size = len(start.partition(b"\n")[2]) + len("\r\n\r\n")
+    client.sendall(start + b"x" * (MAX - size + more) + b"\r\n\r\n")
+    assert _answer(client) == answer
