@@ -355,7 +355,8 @@ class AiohttpTransport(PullTransport):
         if not self._connection.can_write_eof():  # TLS
             self._connection.close()
         elif not self._connection.is_closing():
-            self._connection.write_eof()
+            with suppress(OSError):  # the peer was faster
+                self._connection.write_eof()
 
     def _end_soon(self) -> None:
         """Give the peer the close timeout for its part of the closing handshake."""

@@ -43,6 +43,8 @@ _BEFORE_2_4 = Capabilities(close_code=False, close_reason=False)
 
 # Seconds: in granian 2.8 a send that is cancelled as it ends never returns.
 _GRANIAN_PATIENCE = 0.5
+# Seconds that a peer on hypercorn has for its part of the closing handshake.
+_DRAIN_TIMEOUT = 10.0
 
 SERVERS: Mapping[str, Capabilities] = MappingProxyType(
     {"uvicorn": _COMPLETE, "hypercorn": _BEFORE_2_4, "granian": _GRANIAN}
@@ -144,6 +146,7 @@ class ASGITransport(PullTransport):
         self.handshake = handshake
         self.capabilities = capabilities_of(handshake.scope)
         self._is_granian = _is_granian(handshake.scope)
+        self._drains = False
         self._receive = receive
         self._asgi_send = send
         self._loop = asyncio.get_running_loop()
@@ -169,6 +172,7 @@ class ASGITransport(PullTransport):
                 "headers": _encode_headers(headers),
             }
         )
+        self._drains = not self.capabilities.close_code and not self._is_granian
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """``websocket.http.response``; without that extension a close, which is a 403."""
@@ -245,6 +249,16 @@ class ASGITransport(PullTransport):
                 turn.set_result(None)
                 return
         self._is_sending = False
+
+    async def stop(self) -> None:
+        """Stop to read, on hypercorn when the peer has done with what it sends."""
+        task = asyncio.current_task()
+        is_cancelled = task is not None and task.cancelling() > 0  # as by a server that stops
+        if self._drains and self._reader is not None and not is_cancelled:
+            # What comes is dropped.  Else hypercorn 0.18 keeps a connection for ever whose
+            # peer has sent more than eleven messages that nobody has taken.
+            await asyncio.wait([self._reader], timeout=_DRAIN_TIMEOUT)
+        await super().stop()
 
     def _on_end(self) -> None:
         """The peer has left, or the handler has: who waits for the peer to read waits for ever."""

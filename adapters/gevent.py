@@ -556,8 +556,7 @@ class GeventTransport(Transport):
             self._take_frame(event)
         failed = protocol.parser_exc is not None and protocol.close_sent is not None
         if failed:
-            assert protocol.close_sent is not None
-            self._disconnect(protocol.close_sent.code, protocol.close_sent.reason)
+            self._disconnect_as_sent()
         self._flush()
         if protocol.eof_sent and "end" not in self._timers:
             self._end_soon()
@@ -590,14 +589,19 @@ class GeventTransport(Transport):
             try:
                 message = str(data, "utf-8")
             except UnicodeDecodeError as exc:
-                reason = f"{exc.reason} at position {exc.start}"
-                self._protocol.fail(1007, reason)
-                self._disconnect(1007, reason)
+                # Unless something behind it has ended the connection already.
+                self._protocol.fail(1007, f"{exc.reason} at position {exc.start}")
+                self._disconnect_as_sent()
                 return
         else:
             message = bytes(data)
         if not self._inbox.put(message):
             self._reading_paused = True
+
+    def _disconnect_as_sent(self) -> None:
+        sent = self._protocol.close_sent
+        assert sent is not None
+        self._disconnect(int(sent.code), sent.reason)  # no member of an enum
 
     def _disconnect(self, code: int, reason: str = "") -> None:
         # Without an inbox the session has not begun, or rejected it by itself.

@@ -226,7 +226,7 @@ _STREAMS = [
     frame(2, bytes(20)) * 90 + frame(8, b""),  # more than the inbox holds
     *(frame(3, b"reserved"), frame(0, b"no start"), frame(9, b"a fragment", fin=False)),
     *(frame(8, payload) for payload in (b"\x03\xee", b"\x03", b"\x03\xe8\xff")),
-    _WHOLE + frame(1, b"\xff"),
+    _WHOLE + frame(1, b"\xff") + frame(8, b""),
     frame(1, b"\xc3", fin=False) + frame(0, b"(") + _WHOLE,
     *(b"\x81\x02hi", b"\xc1\x80mask"),
     b"\x82\xff" + struct.pack("!Q", 1 << 63) + b"mask",

@@ -33,7 +33,7 @@ LIMIT = 16 * MIB
 MEMORY = 4 * LIMIT
 BOMB = 128 * MIB
 FLOOD = int(os.environ.get("UNISOCK_FLOOD", "100000"))
-FUZZ = int(os.environ.get("UNISOCK_FUZZ", "100"))
+FUZZ = int(os.environ.get("UNISOCK_FUZZ", "50"))
 FUZZ_SEED = int(os.environ.get("UNISOCK_FUZZ_SEED", "0"))
 EXTENSIONS = "Sec-WebSocket-Extensions"
 
@@ -90,7 +90,7 @@ FUZZING = settings(
 )
 
 
-@pytest.mark.timeout(120 + FUZZ)
+@pytest.mark.timeout(120 + 2 * FUZZ)
 def test_nothing_that_a_peer_sends_harms_anybody_else(app: App) -> None:
     """Neither a handshake nor frames, however they are broken."""
     before = app.peak()
