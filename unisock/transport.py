@@ -94,8 +94,9 @@ class Inbox:
 
     Fed by the transport, emptied by the handler; both in one thread.
     Bounded by count and bytes: `put` says when it is full, and the transport
-    then stops reading until it is called back.  A single message may exceed
-    the bound, so what is held is at most the bound and one message.
+    then stops reading until it is called back.  What is held is at most the bound,
+    the message that filled it, one that a cancelled receive has given back, and
+    what the transport had read together with them.
     """
 
     __slots__ = (

@@ -108,6 +108,13 @@ def asks(client: ClientConnection) -> None:
     assert_closed(client, 1000, "")
 
 
+def knocks(client: ClientConnection) -> None:
+    client.send("a long secret")
+    echoes(client)
+    client.send("x" * 65537)
+    assert_closed(client, 1009, "over 65536 bytes")
+
+
 def notes(client: ClientConnection) -> None:
     for count in (1, 2):
         client.send("hello")
@@ -180,6 +187,7 @@ EXAMPLES: dict[str, dict[str, Example]] = {
         **dict.fromkeys(["feed", "plain_feed"], Example("/", repeats)),
         "flask_app": Example("/feed", repeats),
     },
+    "docs/how-to/limits.md": {"limits_app": Example("/chat", knocks)},
     "docs/reference/options.md": {"options": Example("/ws", answers_json)},
 }
 # Files that no command of their page starts.
