@@ -249,9 +249,15 @@ class GeventHandshake(Handshake):
 
         ``Host`` from the environ, where a proxy fix may have set another.
         """
-        for name, value in request_handler(self._environ).headers.items():
+        # Raw, for items() looks at each value for what only a mail has.
+        for name, value in request_handler(self._environ).headers.raw_items():
             is_host = name.lower() == "host"
             yield name, self._environ["HTTP_HOST"] if is_host else value.strip(" \t")
+
+    def header_values(self, name: str) -> list[str]:
+        """As `Handshake.header_values`; the environ tells whether there are any."""
+        is_there = f"HTTP_{name.upper().replace('-', '_')}" in self._environ
+        return super().header_values(name) if is_there else []
 
     @property
     def path_params(self) -> Mapping[str, Any]:
