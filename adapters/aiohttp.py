@@ -79,9 +79,11 @@ class AiohttpHandshake(Handshake):
 
         ``Host`` as a proxy's middleware may have set it.
         """
-        for name, value in self._request.raw_headers:
-            is_host = name.lower() == b"host"
-            yield name.decode("latin-1"), self._request.host if is_host else value.decode("latin-1")
+        request = self._request
+        is_changed = request.host != request.headers.get(hdrs.HOST)
+        for name, value in request.raw_headers:
+            is_other = is_changed and name.lower() == b"host"
+            yield name.decode("latin-1"), request.host if is_other else value.decode("latin-1")
 
     @property
     def path_params(self) -> Mapping[str, Any]:
@@ -291,7 +293,9 @@ class AiohttpTransport(PullTransport):
             if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
                 return cast("str | bytes", data)
             if kind is WSMsgType.PING:
+                self._inbox.pause()
                 await self._until_taken()
+                self._inbox.resume()
                 await self._write(data, WSMsgType.PONG)
             elif kind is WSMsgType.CLOSE:
                 return await self._closed_by_peer(data, extra or "")

@@ -43,8 +43,6 @@ _BEFORE_2_4 = Capabilities(close_code=False, close_reason=False)
 
 # Seconds: in granian 2.8 a send that is cancelled as it ends never returns.
 _GRANIAN_PATIENCE = 0.5
-# Seconds that a peer on hypercorn has for its part of the closing handshake.
-_DRAIN_TIMEOUT = 10.0
 
 SERVERS: Mapping[str, Capabilities] = MappingProxyType(
     {"uvicorn": _COMPLETE, "hypercorn": _BEFORE_2_4, "granian": _GRANIAN}
@@ -142,10 +140,16 @@ class ASGIHandshake(Handshake):
 class ASGITransport(PullTransport):
     """A connection on an ASGI server, after its ``websocket.connect`` event."""
 
+    close_timeout = 10.0
+    """The option."""
+
     def __init__(self, handshake: ASGIHandshake, receive: Receive, send: Send) -> None:
         self.handshake = handshake
         self.capabilities = capabilities_of(handshake.scope)
         self._is_granian = _is_granian(handshake.scope)
+        # Or another server of before 2.4; not Starlette's TestClient, which says no version.
+        has_version = bool(handshake.scope.get("asgi"))
+        self._is_hypercorn = has_version and self.capabilities is _BEFORE_2_4
         self._drains = False
         self._receive = receive
         self._asgi_send = send
@@ -172,7 +176,7 @@ class ASGITransport(PullTransport):
                 "headers": _encode_headers(headers),
             }
         )
-        self._drains = not self.capabilities.close_code and not self._is_granian
+        self._drains = self._is_hypercorn
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """``websocket.http.response``; without that extension a close, which is a 403."""
@@ -257,8 +261,12 @@ class ASGITransport(PullTransport):
         if self._drains and self._reader is not None and not is_cancelled:
             # What comes is dropped.  Else hypercorn 0.18 keeps a connection for ever whose
             # peer has sent more than eleven messages that nobody has taken.
-            await asyncio.wait([self._reader], timeout=_DRAIN_TIMEOUT)
-        await super().stop()
+            try:
+                await asyncio.wait([self._reader], timeout=self.close_timeout)
+            finally:
+                await super().stop()
+        else:
+            await super().stop()
 
     def _on_end(self) -> None:
         """The peer has left, or the handler has: who waits for the peer to read waits for ever."""
@@ -361,6 +369,7 @@ class ASGIApp:
         if (await receive())["type"] == "websocket.connect":
             transport = self.transport_class(self.handshake_class(scope), receive, send)
             if self._routes(scope):
+                transport.close_timeout = self._mounted.options.close_timeout
                 await self._mounted.serve(transport)
             else:
                 await transport.reject(404, b"", [("content-length", "0")])

@@ -90,9 +90,12 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     The head of any request is bounded in time and size, for pywsgi waits for ever.
 
     Attributes:
-        head_timeout: seconds that a request line, and then the headers, may take;
-            the client gets a 408.  Between requests there is no limit.
+        head_timeout: seconds that a request line may take, and then the headers.
+            Late headers are a 408, a late request line is the connection's end.
+            Between requests there is no limit.
         max_head_size: bytes of all headers; more are a 431.
+
+    A subclass may set others.
     """
 
     head_timeout: float = 10.0
@@ -104,6 +107,7 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
 
     def read_requestline(self) -> str:
         """As pywsgi's, in time."""
+        self.environ = None  # that of the last request, which a log would take for this one's
         if self._has_read:
             self.rfile.peek(1)  # the next request may come whenever it will
         with gevent.Timeout(self.head_timeout, TimeoutError()):
@@ -122,7 +126,7 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
 
     def run_application(self) -> None:
         """Run the application; a WebSocket handshake finds `UPGRADE` in its environ."""
-        environ = self.environ or {}
+        environ: dict[str, Any] = self.environ or {}
         if environ.get("HTTP_UPGRADE", "").lower() != "websocket":
             WSGIHandler.run_application(self)
             return
@@ -573,7 +577,10 @@ class GeventTransport(Transport):
         if self._pending_size > _HIGH_WATER and not self._lost:
             written = gevent.event.Event()
             self._write_waiters.append(written.set)
+            assert self._inbox is not None
+            self._inbox.pause()
             written.wait()
+            self._inbox.resume()
 
     def _take(self, data: bytes) -> None:
         """Parse what came, and hand on what is complete."""

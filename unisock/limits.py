@@ -79,22 +79,27 @@ class LimitedInbox(Inbox):
         self._nothing_came = False
         if self._bucket is not None and not self._bucket.take(now):
             reason = f"over {self._options.max_messages_per_second:g} messages a second"
-            logger.warning("closing with %s: %s", _POLICY_VIOLATION, reason)
             self._fail(_POLICY_VIOLATION, reason)
+            logger.warning("closing with %s: %s", _POLICY_VIOLATION, reason)
             return True
         return super().put(message)
 
     def call_on_room(self, callback: Callable[[], None]) -> None:
-        """As `Inbox.call_on_room`; what nobody reads meanwhile is no fault of the peer."""
-        self._paused_at = time.monotonic()
+        """As `Inbox.call_on_room`; until then nobody reads."""
+        self.pause()
 
-        def resume() -> None:
-            self._resume()
+        def on_room() -> None:
+            self.resume()
             callback()
 
-        super().call_on_room(resume)
+        super().call_on_room(on_room)
 
-    def _resume(self) -> None:
+    def pause(self) -> None:
+        """What is not read from now on is no fault of the peer."""
+        self._paused_at = time.monotonic()
+
+    def resume(self) -> None:
+        """What has come meanwhile may come at once."""
         assert self._paused_at is not None
         now = self._heard_at = time.monotonic()
         if self._bucket is not None:
@@ -105,6 +110,7 @@ class LimitedInbox(Inbox):
 
     def _watch(self) -> None:
         """Look again when the next of the limits may be reached."""
+        self._stop()
         limits = [seconds for seconds, _, _ in self._time_limits()]
         if limits and self.ended is None:
             left = min(limits) - (time.monotonic() - self._heard_at)
@@ -150,8 +156,11 @@ class _Bucket:
         """Take a token; return whether there was one."""
         gained = (now - self._updated_at) * self._rate
         self._updated_at = now
-        # `allow_for` may have given more than the bucket holds.
-        self._tokens = max(self._tokens, min(self._burst, self._tokens + gained))
+        if self._tokens > self._burst:
+            # From `allow_for`: for what has piled up, which comes soon or not at all.
+            self._tokens = max(self._burst, self._tokens - gained)
+        else:
+            self._tokens = min(self._burst, self._tokens + gained)
         if self._tokens < 1:
             return False
         self._tokens -= 1

@@ -3,9 +3,9 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
-from typing import Any, Literal, Protocol, TypedDict
+from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
 from .codecs import JSONCodec
@@ -14,22 +14,6 @@ from .errors import check_close_code
 _MESSAGE_LIMITS = ("max_messages_per_second", "first_message_timeout", "idle_timeout")
 _LIMITS = (*_MESSAGE_LIMITS, "handler_timeout")
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
-
-
-class Decode(Protocol):
-    """As `unisock.messages.decode`."""
-
-    def __call__(self, message: str | bytes, type: Any, codec: JSONCodec | None) -> Any:
-        """Decode a message to `type`."""
-        ...
-
-
-class Encode(Protocol):
-    """As `unisock.messages.encode`."""
-
-    def __call__(self, obj: Any, codec: JSONCodec | None) -> str | bytes:
-        """Encode to JSON."""
-        ...
 
 
 class OptionsDict(TypedDict, total=False):
@@ -102,10 +86,13 @@ class Options:
 
     allowed_origins: frozenset[str] | None = field(init=False, default=frozenset())
     """The origins, normalised; `None` where all are allowed."""
-    decode: Decode = field(init=False, repr=False, compare=False)
-    """`unisock.messages.decode`."""
-    encode: Encode = field(init=False, repr=False, compare=False)
-    """`unisock.messages.encode`."""
+    # Those of `unisock.messages`.
+    _decode: Callable[[str | bytes, Any, JSONCodec | None], Any] = field(
+        init=False, repr=False, compare=False
+    )
+    _encode: Callable[[Any, JSONCodec | None], str | bytes] = field(
+        init=False, repr=False, compare=False
+    )
 
     def __post_init__(self) -> None:
         for name in ("max_message_size", "max_queue", "max_queue_size", "max_threads"):
@@ -118,7 +105,7 @@ class Options:
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name), (int, float))
                 if math.isinf(getattr(self, name)):
-                    raise ValueError(f"{name}= is a number; for no limit leave it out")
+                    raise ValueError(f"{name}= must be finite; for no limit leave it out")
         if self.message_burst is not None and self.max_messages_per_second is None:
             raise ValueError("message_burst= says nothing without max_messages_per_second=")
         check_close_code(self.idle_close_code)
@@ -126,12 +113,12 @@ class Options:
             if self.json is not None and not callable(getattr(self.json, method, None)):
                 raise TypeError(f"json= takes an object with dumps and loads: {self.json!r}")
         object.__setattr__(self, "allowed_origins", _normalise_origins(self.origins))
-        # Here, for with msgspec it takes a third of the time of `import unisock`; and not
+        # Here, for with msgspec it would be half of the time of `import unisock`; and not
         # later, for a first message should not wait for it.
         from .messages import decode, encode  # noqa: PLC0415
 
-        object.__setattr__(self, "decode", decode)
-        object.__setattr__(self, "encode", encode)
+        object.__setattr__(self, "_decode", decode)
+        object.__setattr__(self, "_encode", encode)
 
     @property
     def limits_messages(self) -> bool:

@@ -142,7 +142,7 @@ class Runtime(ABC):
 
     @abstractmethod
     def background(self) -> Background:
-        """What runs beside the handler; asked for at most once a connection."""
+        """What runs beside the handler; asked for where the connection begins."""
 
     @abstractmethod
     def thread(self) -> int | None:

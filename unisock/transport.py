@@ -182,7 +182,16 @@ class Inbox:
         for callback in callbacks or ():
             callback()
 
+    def pause(self) -> None:
+        """The transport does not read for now, though there may be room."""
+
+    def resume(self) -> None:
+        """It reads again."""
+
     # The handler's side
+
+    def opened(self) -> None:
+        """The handler has accepted."""
 
     def close(self, code: int, reason: str, by: object = None) -> None:
         """End it from this side, by the task `by`: what nobody received is dropped."""

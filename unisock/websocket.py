@@ -72,7 +72,6 @@ class WebSocket(Connection):
         "_finished",
         "_finishing",
         "_handler_task",
-        "_limits",
         "_options",
         "_phase",
         "_runtime",
@@ -97,16 +96,19 @@ class WebSocket(Connection):
         # Set while a handler runs; the tasks when it has started some.
         self._handler_task: asyncio.Task[Any] | None = None
         self._tasks: ConnectionTasks | None = None
-        self._limits: LimitedInbox | None = None
+        self._inbox = self._create_inbox()
+
+    def _create_inbox(self) -> Inbox:
+        options, runtime = self._options, self._runtime
         if options.limits_messages:
-            background = transport.runtime.background()
+            background = runtime.background()
             fail = partial(self._fail_soon, background)
-            self._limits = LimitedInbox(options, transport.runtime, background, fail)
-        self._inbox = self._limits or Inbox(
+            return LimitedInbox(options, runtime, background, fail)
+        return Inbox(
             max_messages=options.max_queue,
             max_size=options.max_queue_size,
             max_message_size=options.max_message_size,
-            runtime=transport.runtime,
+            runtime=runtime,
         )
 
     # Opening
@@ -155,9 +157,8 @@ class WebSocket(Connection):
             # Also if it was cancelled: then the answer may be on its way, and
             # what is left to do is to close.
             self._phase = _Phase.OPEN
+            self._inbox.opened()
         self._subprotocol = subprotocol
-        if self._limits is not None:
-            self._limits.opened()
 
     async def reject(
         self,
@@ -249,7 +250,7 @@ class WebSocket(Connection):
         if self._phase is not _OPEN:
             raise self._not_open("receive_json")
         options = self._options
-        return options.decode(await self._inbox.get(), type, options.json)
+        return options._decode(await self._inbox.get(), type, options.json)
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
@@ -271,8 +272,8 @@ class WebSocket(Connection):
     def iter_json(self, type: Any) -> AsyncIterator[Any]: ...
     def iter_json(self, type: Any = Any) -> AsyncIterator[Any]:
         """`receive_json` until the connection ends."""
-        decode = self._options.decode
-        return self._iterate(partial(decode, type=type, codec=self._options.json))
+        options = self._options
+        return self._iterate(lambda message: options._decode(message, type, options.json))
 
     def _iterate(self, convert: Callable[[str | bytes], Any] | None) -> _UntilDisconnect:
         return _UntilDisconnect(self, convert)
@@ -322,7 +323,7 @@ class WebSocket(Connection):
             TypeError: what JSON cannot say; nothing was sent.
             InvalidState, WebSocketDisconnect: as `send`.
         """
-        encoded = self._options.encode(data, self._options.json)
+        encoded = self._options._encode(data, self._options.json)
         if binary:
             await self._send(encoded.encode() if isinstance(encoded, str) else encoded)
         else:

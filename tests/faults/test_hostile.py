@@ -40,12 +40,9 @@ EXTENSIONS = "Sec-WebSocket-Extensions"
 # What servers log tracebacks of, though only a client is at fault.
 # uvicorn 0.54: text that is no UTF-8, the same behind a close frame
 _UVICORN = r"UnicodeDecodeError|websockets\.exceptions\.InvalidState"
-# gevent 26.9: a client that has gone while it is told what is wrong
-_GEVENT = "ConnectionResetError|BrokenPipeError"
 NOISE = {
-    "hypercorn": "",
+    **dict.fromkeys(["hypercorn", "flask", "gunicorn"], ""),
     **dict.fromkeys(["asgi", "starlette", "fastapi", "falcon"], _UVICORN),
-    **dict.fromkeys(["flask", "gunicorn"], _GEVENT),
     # 3.14: a request that is none, and a client that has gone before its 100 Continue
     "aiohttp": r"aiohttp\.(http_exceptions\.\w+|client_exceptions\.ClientConnectionResetError)",
 }
@@ -57,8 +54,9 @@ def _attack(app: App, attack: Attack) -> None:
         try:
             if attack.accepted:
                 assert peer.read_head().startswith(b"HTTP/1.1 101")
-            for piece in attack.pieces():
-                peer.write(piece)
+            with contextlib.suppress(ConnectionError):  # it may end it amid the pieces
+                for piece in attack.pieces():
+                    peer.write(piece)
             # hypercorn 0.18 reads a message that is too large first.
             if attack.codes and not (app.row == "hypercorn" and 1009 in attack.codes):
                 _check_code(app, peer, attack.codes)

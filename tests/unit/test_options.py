@@ -46,7 +46,8 @@ class TestOptions:
             parse({"allowed_origins": frozenset()})
 
     @pytest.mark.parametrize(
-        "name", ["max_messages_per_second", "handler_timeout", "first_message_timeout"]
+        "name",
+        ["max_messages_per_second", "handler_timeout", "first_message_timeout", "idle_timeout"],
     )
     @pytest.mark.parametrize(
         ("value", "error"),
