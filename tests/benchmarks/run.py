@@ -3,7 +3,7 @@
     python -m tests.benchmarks.run --write docs/explanation
 
 All servers are up, and one at a time has a load.  In each round every load is put on
-all of them in turn, a framework and then unisock on it, and every second round the
+new servers in turn, a framework and then unisock on it, and every second round the
 other way round: what else the machine does meets both.  A reply that is lost or wrong
 is an error.  Linux only.
 """
@@ -34,19 +34,21 @@ class Benchmark:
         self.results: dict[str, dict[str, list[Sample]]] = {}
 
     def run_loads(self, loads: Sequence[str], seconds: float) -> None:
-        """Every load on every subject."""
-        with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
-            running = {
-                name: stack.enter_context(start(name, Path(folder))) for name in self._orders[0]
-            }
-            for order, load in product(self._orders, loads):
-                for subject in order:
+        """Every load on every subject.
+
+        In each round on new servers: how a process lies in memory makes more of a difference
+        than what is looked for, and lasts as long as the process.
+        """
+        for order in self._orders:
+            with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
+                running = {name: stack.enter_context(start(name, Path(folder))) for name in order}
+                for load, subject in product(loads, order):
                     server = running[subject]
                     sample = measure(server.port, server.process.pid, LOADS[load], seconds)
                     self._add(load, subject, sample)
-            for subject, server in running.items():
-                if log := server.log():
-                    print(f"{subject} has written:\n{log}", file=sys.stderr)
+                for subject, server in running.items():
+                    if log := server.log():
+                        print(f"{subject} has written:\n{log}", file=sys.stderr)
 
     def run_connections(self, number: int) -> None:
         """Many idle connections to every subject, each time in a new process."""
