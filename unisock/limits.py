@@ -101,10 +101,11 @@ class LimitedInbox(Inbox):
     def resume(self) -> None:
         """What has come meanwhile may come at once."""
         assert self._paused_at is not None
-        now = self._heard_at = time.monotonic()
-        if self._bucket is not None:
-            self._bucket.allow_for(now - self._paused_at)
+        seconds = time.monotonic() - self._paused_at
         self._paused_at = None
+        self._heard_at += seconds
+        if self._bucket is not None:
+            self._bucket.allow_for(seconds)
 
     # Time
 
@@ -113,7 +114,9 @@ class LimitedInbox(Inbox):
         self._stop()
         limits = [seconds for seconds, _, _ in self._time_limits()]
         if limits and self.ended is None:
-            left = min(limits) - (time.monotonic() - self._heard_at)
+            left = min(limits)
+            if self._paused_at is None:  # else it cannot be heard
+                left -= time.monotonic() - self._heard_at
             self._timer = self._background.call_later(max(left, _SHORTEST), self._check)
 
     def _check(self) -> None:
@@ -122,8 +125,6 @@ class LimitedInbox(Inbox):
             if silent >= seconds and self._paused_at is None:
                 self._fail(code, reason)
                 return
-        if self._paused_at is not None:
-            self._heard_at = time.monotonic()  # it cannot be heard
         self._watch()
 
     def _time_limits(self) -> Iterator[tuple[float, int, str]]:
