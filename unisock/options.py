@@ -220,6 +220,7 @@ def _normalise_origins(origins: object) -> frozenset[str] | None:
 
 def _check_positive(name: str, value: object, kind: type | tuple[type, ...]) -> None:
     if not isinstance(value, kind) or isinstance(value, bool):
-        raise TypeError(f"{name}= takes a number, not {value!r}")
+        number = "a whole number" if kind is int else "a number"
+        raise TypeError(f"{name}= takes {number}, not {value!r}")
     if not value > 0:  # type: ignore[operator]  # `kind` is int or float, as just checked
         raise ValueError(f"{name}= must be above 0, not {value!r}")

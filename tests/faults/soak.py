@@ -257,7 +257,11 @@ async def run_all(options: argparse.Namespace) -> bool:
 
 def main() -> int:
     """Parse the command line, and run."""
-    parser = argparse.ArgumentParser(prog="python -m tests.faults.soak", description=__doc__)
+    parser = argparse.ArgumentParser(
+        prog="python -m tests.faults.soak",
+        description=__doc__,
+        formatter_class=argparse.RawDescriptionHelpFormatter,
+    )
     parser.add_argument("--minutes", type=float, default=30.0)
     parser.add_argument("--seconds", type=float, help="instead of --minutes")
     parser.add_argument("--patience", type=float, default=20.0, help="seconds for an answer")
