@@ -216,3 +216,13 @@ def _read_head(peer: Peer) -> bytes:
     while line := peer.file.readline().removesuffix(b"\r\n"):
         head += line + b"\r\n"
     return head
+
+
+def test_a_flood_behind_the_end_of_a_handler(app: App) -> None:
+    """Who goes on sending after the close frame is let go of, and leaves nothing."""
+    with app.undisturbed(NOISE[app.row]):
+        for _ in range(5):
+            with app.peer("/waits/close") as peer, contextlib.suppress(ConnectionError):
+                peer.write(frame(1, b"x") * 50)
+                while peer.read_frame()[0] not in (8, -1):
+                    continue
