@@ -178,3 +178,33 @@ def test_an_origin_counts_however_its_header_is_spelt(name: bytes) -> None:
     }  # fmt: skip
     asyncio.run(ASGIApp(handler)(scope, receive, send))
     assert sent[0]["status"] == 403
+
+
+def test_a_server_of_before_2_4_is_read_until_the_peer_has_closed() -> None:
+    """And left at once where the application is cancelled; there is no reader then."""
+
+    async def main() -> None:
+        for last in ("disconnect", "cancel"):
+            events = asyncio.Queue[dict[str, Any]]()
+            events.put_nowait({"type": "websocket.connect"})
+            sent = asyncio.Queue[Any]()
+            scope: dict[str, Any] = {
+                "type": "websocket", "path": "/", "query_string": b"", "headers": [],
+                "asgi": {"spec_version": "2.3"}, "extensions": {"websocket.http.response": {}},
+            }  # fmt: skip
+            application = asyncio.create_task(ASGIApp(handler)(scope, events.get, sent.put))
+            assert (await sent.get())["type"] == "websocket.accept"
+            assert (await sent.get())["type"] == "websocket.close"
+            for n in range(50):
+                events.put_nowait({"type": "websocket.receive", "text": str(n)})
+            while not events.empty():
+                await asyncio.sleep(0)
+            assert not application.done()
+            if last == "cancel":
+                application.cancel()
+            else:
+                events.put_nowait({"type": "websocket.disconnect", "code": 1000})
+            await asyncio.wait([application])
+            assert asyncio.all_tasks() == {asyncio.current_task()}
+
+    asyncio.run(main())
