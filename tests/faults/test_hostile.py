@@ -151,7 +151,9 @@ def test_floods(app: App, what: str) -> None:
         # A close frame may be lost, where the server has left before it has read all.
         assert (got[0], got[1][:2]) in ([(1, b"")] if end else [(8, b"\x03\xf1"), (-1, b"")])
         writing.join()
-        assert app.peak() - before < MEMORY
+        # uvicorn 0.54 holds some hundred bytes for each fragment, be it empty.
+        of_uvicorn = 100 * FLOOD if app.row == "starlette" and what == "empty fragments" else 0
+        assert app.peak() - before < MEMORY + of_uvicorn
 
 
 def _write(peer: Peer, data: bytes) -> None:
