@@ -258,14 +258,12 @@ class ASGITransport(PullTransport):
         """Stop to read, on hypercorn when the peer has done with what it sends."""
         task = asyncio.current_task()
         is_cancelled = task is not None and task.cancelling() > 0  # as by a server that stops
-        if self._drains and self._reader is not None and not is_cancelled:
-            # What comes is dropped.  Else hypercorn 0.18 keeps a connection for ever whose
-            # peer has sent more than eleven messages that nobody has taken.
-            try:
+        try:
+            if self._drains and self._reader is not None and not is_cancelled:
+                # What comes is dropped.  Else hypercorn 0.18 keeps a connection for ever
+                # whose peer has sent more than eleven messages that nobody has taken.
                 await asyncio.wait([self._reader], timeout=self.close_timeout)
-            finally:
-                await super().stop()
-        else:
+        finally:
             await super().stop()
 
     def _on_end(self) -> None:

@@ -115,7 +115,7 @@ class Options:
         object.__setattr__(self, "allowed_origins", _normalise_origins(self.origins))
         # Here, for with msgspec it would be half of the time of `import unisock`; and not
         # later, for a first message should not wait for it.
-        from .messages import decode, encode  # noqa: PLC0415
+        from .messages import decode, encode  # noqa: PLC0415  # as just said
 
         object.__setattr__(self, "_decode", decode)
         object.__setattr__(self, "_encode", encode)
