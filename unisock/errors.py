@@ -57,19 +57,45 @@ class InvalidMessage(UnisockError, ValueError):
 
 
 class WebSocketDisconnect(UnisockError, ConnectionError):
-    """The connection has ended.
+    """A connection has ended.
+
+    The methods of a connection raise it when that connection has ended.  One that
+    escapes from a handler is a normal end of the handler's own connection.  If it is
+    of another connection, and the handler's own is open, it is an error like any
+    other.
 
     Attributes:
         code: the peer's close code; 1005 if its close frame had none; 1006 if
             the connection broke; the own code after the handler's own
             ``close()`` (RFC 6455, section 7.4).
         reason: the reason in the close frame, or ``""``.
+        path: the path that the client of the ended connection asked for, as it sent
+            it, without the query; `None` for a disconnect that no connection has
+            raised.
+        client: host and port of that client, or `None` (unix sockets).
     """
 
-    def __init__(self, code: int = 1000, reason: str = "") -> None:
+    def __init__(
+        self,
+        code: int = 1000,
+        reason: str = "",
+        *,
+        path: str | None = None,
+        client: tuple[str, int] | None = None,
+    ) -> None:
         super().__init__(f"{code} {reason}" if reason else f"{code}")
         self.code = code
         self.reason = reason
+        self.path = path
+        self.client = client
+
+    def __str__(self) -> str:
+        # Made here, for most are never printed.
+        text = super().__str__()
+        if self.path is None:
+            return text
+        client = "" if self.client is None else " from {}:{}".format(*self.client)
+        return f"{text} (the connection{client} to {self.path})"
 
 
 def is_disconnect(exc: BaseException) -> bool:
@@ -77,6 +103,19 @@ def is_disconnect(exc: BaseException) -> bool:
     if isinstance(exc, BaseExceptionGroup):
         return all(is_disconnect(inner) for inner in exc.exceptions)
     return isinstance(exc, WebSocketDisconnect)
+
+
+def is_foreign(exc: BaseException, *, is_open: bool) -> bool:
+    """Whether `exc` holds a `WebSocketDisconnect` of another connection.
+
+    Args:
+        exc: an exception, or a group.
+        is_open: whether this connection is open.  As long as it is, no disconnect
+            can be its own.
+    """
+    if isinstance(exc, BaseExceptionGroup):
+        return any(is_foreign(inner, is_open=is_open) for inner in exc.exceptions)
+    return is_open and isinstance(exc, WebSocketDisconnect) and exc.path is not None
 
 
 class WebSocketException(UnisockError):

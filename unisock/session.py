@@ -15,6 +15,9 @@ raises anything else              500, goes on          close 1011, goes on
 is cancelled                      503, goes on          close 1012, goes on
 ================================  ====================  ==========================
 
+The disconnect of another connection is an error like any other, as long as this
+connection is open.
+
 The same holds for each hook of a class endpoint, and for what `start_soon` has
 started.
 """
@@ -32,6 +35,7 @@ from .errors import (
     UnisockError,
     WebSocketDisconnect,
     WebSocketException,
+    is_foreign,
 )
 from .options import Options
 from .transport import HTTPError, HTTPResponse, Transport
@@ -169,8 +173,9 @@ class Session:
     async def end_by(self, exc: BaseException) -> None:
         """End the connection as `exc` says, and raise what goes on to the framework."""
         ws = self.ws
+        foreign = is_foreign(exc, is_open=not ws.closed)
         try:
-            ending = _ending_of(exc, self.transport)
+            ending = None if foreign else _ending_of(exc, self.transport)
             if ending is not None and not _framework_answers(ending, ws):
                 await _end_as(ending, ws)
                 return
@@ -181,6 +186,11 @@ class Session:
         if ending is not None and ending.__cause__ is not None:
             ws._hand_over()
             raise ending.__cause__
+        if foreign:
+            exc.add_note(
+                "this is the end of another connection, and closes the one of handler "
+                f"{self.name}: to go on, catch WebSocketDisconnect where you use others"
+            )
         await _end(ws, 500, 1011)
         raise exc
 

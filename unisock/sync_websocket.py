@@ -13,10 +13,9 @@ from inspect import iscoroutinefunction
 from typing import Any, TypeVar, TypeVarTuple, Unpack, overload
 
 from .connection import Connection
-from .errors import HeadersInput, InvalidState, WebSocketDisconnect, is_disconnect
+from .errors import HeadersInput, InvalidState, WebSocketDisconnect
 from .runtime import Waiter, Workers, WorkersStopped, check_not_awaitable, name_of
 from .session import Session
-from .transport import Disconnect
 
 logger = logging.getLogger("unisock")
 
@@ -253,7 +252,8 @@ class SyncWebSocket(Connection):
         `WebSocketDisconnect`, and it is waited for as long as the option
         ``close_timeout`` says.  An error of the function ends the connection as
         the handler's own would, and the handler's next call raises
-        `WebSocketDisconnect`; a `WebSocketDisconnect` ends the function alone.
+        `WebSocketDisconnect`; a `WebSocketDisconnect` of this connection ends the
+        function alone.
 
         Args:
             function: a plain function.
@@ -283,7 +283,7 @@ class SyncWebSocket(Connection):
         except self._workers.killed:
             raise
         except BaseException as exc:  # noqa: BLE001  # what it is decides how the connection ends
-            if is_disconnect(exc):
+            if self._inbox.is_normal_end(exc):
                 return
             try:
                 self._call_to_its_end(self._fail, exc)
@@ -321,7 +321,7 @@ class SyncWebSocket(Connection):
             within: Callable[..., Coroutine[Any, Any, T]] = self._within
             return self._workers.call(within, timeout, function, *args)
         except WorkersStopped:
-            raise WebSocketDisconnect(*(self._inbox.ended or Disconnect(1006))) from None
+            raise self._inbox.disconnected() from None
 
     def _call_to_its_end(
         self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
@@ -330,7 +330,7 @@ class SyncWebSocket(Connection):
         try:
             self._workers.call(function, *args, to_its_end=True)
         except WorkersStopped:
-            raise WebSocketDisconnect(*(self._inbox.ended or Disconnect(1006))) from None
+            raise self._inbox.disconnected() from None
 
     async def _within(
         self, seconds: float, function: Callable[..., Coroutine[Any, Any, T]], *args: Any

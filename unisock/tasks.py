@@ -4,10 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
-
-from .errors import is_disconnect
 
 logger = logging.getLogger("unisock")
 
@@ -17,9 +15,16 @@ class ConnectionTasks:
 
     As `asyncio.TaskGroup`, but that the handler does not wait for them: they end
     with it.
+
+    Args:
+        handler: the handler's task.
+        is_normal_end: whether what a task raises is no error.
     """
 
-    def __init__(self, handler: asyncio.Task[Any]) -> None:
+    def __init__(
+        self, handler: asyncio.Task[Any], is_normal_end: Callable[[BaseException], bool]
+    ) -> None:
+        self._is_normal_end = is_normal_end
         self._failure: BaseException | None = None
         self._handler = handler
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -35,7 +40,7 @@ class ConnectionTasks:
     def _on_done(self, task: asyncio.Task[Any]) -> None:
         self._tasks.discard(task)
         exc = None if task.cancelled() else task.exception()
-        if exc is None or is_disconnect(exc):
+        if exc is None or self._is_normal_end(exc):
             return
         if self._failure is not None:
             logger.error("another task of the connection failed", exc_info=exc)
@@ -70,7 +75,7 @@ class ConnectionTasks:
             self._handler.uncancel()
         by_others = self._handler.cancelling() > 0 and (struck or is_cancelled)
         by_task = is_cancelled and self._handler_cancelled
-        normal = handler_error is None or is_disconnect(handler_error)
+        normal = handler_error is None or self._is_normal_end(handler_error)
         if (normal or by_task) and not by_others:
             return self._failure
         if self._failure is not None:

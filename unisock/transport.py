@@ -18,7 +18,13 @@ from dataclasses import dataclass
 from typing import Any, NamedTuple
 
 from .asyncio_runtime import ASYNCIO
-from .errors import InvalidState, UnisockError, WebSocketDisconnect
+from .errors import (
+    InvalidState,
+    UnisockError,
+    WebSocketDisconnect,
+    is_disconnect,
+    is_foreign,
+)
 from .handshake import Handshake
 from .runtime import Runtime, Waiter
 
@@ -85,10 +91,6 @@ class Disconnect(NamedTuple):
     reason: str = ""
 
 
-def _disconnected(ended: Disconnect) -> Exception:
-    return WebSocketDisconnect(*ended)
-
-
 class Inbox:
     """Messages that have arrived and nobody has received yet, then the end.
 
@@ -111,6 +113,7 @@ class Inbox:
         "_waiter",
         "closed_by",
         "ended",
+        "handshake",
         "max_message_size",
     )
 
@@ -138,6 +141,8 @@ class Inbox:
         """The task that ended the connection from this side."""
         self.ended: Disconnect | None = None
         """How the connection ended, as soon as that is known."""
+        self.handshake: Handshake | None = None
+        """The connection's; a disconnect is named after it."""
 
     # The transport's side
 
@@ -210,17 +215,32 @@ class Inbox:
         self._max_messages = self._max_size = 1 << 62
         self._give_room()
 
+    def disconnected(self) -> WebSocketDisconnect:
+        """What to raise when the connection has ended."""
+        # Its path and client, and no reference: an error that is kept must not keep
+        # the connection.
+        code, reason = self.ended or Disconnect(1006)
+        if self.handshake is None:
+            return WebSocketDisconnect(code, reason)
+        path, client = self.handshake.raw_path, self.handshake.client
+        return WebSocketDisconnect(code, reason, path=path, client=client)
+
+    def is_normal_end(self, exc: BaseException) -> bool:
+        """Whether `exc` is a disconnect, or a group of such, and no error of a handler."""
+        return is_disconnect(exc) and not is_foreign(exc, is_open=self.ended is None)
+
     async def get(
         self,
         convert: Callable[[str | bytes], Any] | None = None,
-        at_end: Callable[[Disconnect], Exception] = _disconnected,
+        at_end: Callable[[Any], Exception] = disconnected,
     ) -> Any:
         """The next message.  Cancelling loses none.
 
         Args:
             convert: what is made of it; here, for a coroutine more around this one
                 would cost each message its part.
-            at_end: what is raised when the connection has ended and all is delivered.
+            at_end: makes of this inbox what is raised when the connection has ended
+                and all is delivered.
 
         Raises:
             InvalidState: another call is waiting.
@@ -234,7 +254,7 @@ class Inbox:
         if self._messages:
             message = self._take(self._messages)
         elif self.ended is not None:
-            raise at_end(self.ended)
+            raise at_end(self)
         else:
             waiter: Waiter[str | bytes | None] = self._create_waiter()
             self._waiter = waiter
@@ -248,8 +268,7 @@ class Inbox:
                 if self._waiter is waiter:
                     self._waiter = None
             if message is None or self._dropped:
-                assert self.ended is not None
-                raise at_end(self.ended)
+                raise at_end(self)
         return message if convert is None else convert(message)
 
     def _take(self, messages: deque[str | bytes]) -> str | bytes:

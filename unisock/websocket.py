@@ -25,7 +25,7 @@ from .limits import LimitedInbox
 from .options import Options
 from .runtime import Background, Waiter, get_ident
 from .tasks import ConnectionTasks
-from .transport import ConnectionLost, Disconnect, Inbox, Transport
+from .transport import ConnectionLost, Inbox, Transport
 
 logger = logging.getLogger("unisock")
 
@@ -97,6 +97,7 @@ class WebSocket(Connection):
         self._handler_task: asyncio.Task[Any] | None = None
         self._tasks: ConnectionTasks | None = None
         self._inbox = self._create_inbox()
+        self._inbox.handshake = transport.handshake
 
     def _create_inbox(self) -> Inbox:
         options, runtime = self._options, self._runtime
@@ -345,8 +346,7 @@ class WebSocket(Connection):
     def _cannot_send(self) -> Exception:
         if self._phase is not _OPEN:
             return self._not_open("send")
-        assert self._inbox.ended is not None
-        return WebSocketDisconnect(*self._inbox.ended)
+        return self._inbox.disconnected()
 
     async def _send_failed(self, exc: ConnectionLost) -> WebSocketDisconnect:
         logger.debug("a send failed: the connection counts as lost", exc_info=exc)
@@ -407,8 +407,8 @@ class WebSocket(Connection):
 
         When the handler ends the task is cancelled and awaited, before the
         connection is closed.  An error of the task cancels the handler and ends
-        the connection as the handler's own would; a `WebSocketDisconnect` ends
-        the task alone.
+        the connection as the handler's own would; a `WebSocketDisconnect` of this
+        connection ends the task alone.
 
         Args:
             function: a coroutine function.
@@ -431,7 +431,7 @@ class WebSocket(Connection):
         if not iscoroutine(coroutine):
             raise TypeError(f"start_soon() takes a coroutine function; {function!r} is none")
         if self._tasks is None:
-            self._tasks = ConnectionTasks(self._handler_task)
+            self._tasks = ConnectionTasks(self._handler_task, self._inbox.is_normal_end)
         self._tasks.start(coroutine)
 
     # For the session
@@ -515,7 +515,7 @@ class WebSocket(Connection):
 
     def _raise_if_ended(self) -> None:
         if self._inbox.ended is not None:
-            raise WebSocketDisconnect(*self._inbox.ended)
+            raise self._inbox.disconnected()
 
     async def _lost(self) -> WebSocketDisconnect:
         """What to raise when the transport says that the connection is gone.
@@ -530,8 +530,7 @@ class WebSocket(Connection):
         except TimeoutError:
             self._inbox.closed_by = self._runtime.current()
             self._inbox.disconnect(1006)
-        assert self._inbox.ended is not None
-        return WebSocketDisconnect(*self._inbox.ended)
+        return self._inbox.disconnected()
 
 
 class _UntilDisconnect(AsyncIterator[Any]):
@@ -561,7 +560,7 @@ class _UntilDisconnect(AsyncIterator[Any]):
         return message if self._convert is None else self._convert(message)
 
 
-def _stop_iteration(_: Disconnect) -> Exception:
+def _stop_iteration(_: Inbox) -> Exception:
     return StopAsyncIteration()
 
 
@@ -576,7 +575,7 @@ class _WhileConnected:
 
     async def __aenter__(self) -> None:
         if self._inbox.ended is not None:
-            raise WebSocketDisconnect(*self._inbox.ended)
+            raise self._inbox.disconnected()
         task = asyncio.current_task()
         assert task is not None
         self._task = task
@@ -598,9 +597,8 @@ class _WhileConnected:
         if not self._cancelled:
             return
         others = self._task.uncancel() > self._cancelling
-        assert self._inbox.ended is not None
         if isinstance(exc, asyncio.CancelledError) and not others:
-            raise WebSocketDisconnect(*self._inbox.ended) from exc
+            raise self._inbox.disconnected() from exc
         if not isinstance(exc, asyncio.CancelledError):
             # The body ended in the same turn: the cancellation that is under
             # way must not strike what comes after the block.  One that
@@ -611,7 +609,7 @@ class _WhileConnected:
                 if self._task.cancelling() > self._cancelling:
                     raise
         if exc is None:
-            raise WebSocketDisconnect(*self._inbox.ended)
+            raise self._inbox.disconnected()
 
 
 def _text(message: str | bytes) -> str:

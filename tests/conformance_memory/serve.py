@@ -33,6 +33,8 @@ from unisock.testing.connecting import Request
 from unisock.testing.watching import WatchedHandler
 from unisock.testing.wires import Answer, MemoryWire
 
+logger = logging.getLogger("memory")
+
 bridges: set[Bridge] = set()
 MADE_ANEW = ("host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version")
 
@@ -142,6 +144,7 @@ class Bridge:
         if isinstance(error := wire.watch.error, Exception):
             connection_id = parse_qs(path.partition("?")[2])["id"][0]
             journal_as(connection_id, "framework-error", type=type(error).__name__)
+            logger.error("the handler failed", exc_info=error)
 
     async def _send_next(self, peer: Peer) -> None:
         try:

@@ -183,6 +183,10 @@ async def _end(how: str, ws: WebSocket) -> None:
         assert task is not None
         task.cancel()
         await asyncio.Event().wait()
+    elif how in _USES:
+        other = _left[ws.query_params["other"]]
+        assert isinstance(other, WebSocket)
+        await _use(how, other, ws)
     else:
         _raise(how)
 
@@ -192,8 +196,55 @@ def _end_sync(how: str, ws: SyncWebSocket) -> None:
     if how == "disconnect":
         ws.wait_closed()
         ws.receive()
+    elif how in _USES:
+        other = _left[ws.query_params["other"]]
+        assert isinstance(other, SyncWebSocket)
+        if how == "foreign-at-end":
+            ws.wait_closed()
+        other.send_text("you have left")
     else:
         _raise(how)
+
+
+# Connections that have ended, for others to use.
+_left: dict[str, WebSocket | SyncWebSocket] = {}
+_USES = ("foreign", "foreign-at-end", "foreign-in-group", "foreign-and-own")
+
+
+async def _use(how: str, other: WebSocket, ws: WebSocket) -> None:
+    """Let the disconnect of a connection that has ended escape."""
+    if how == "foreign":
+        await other.send_text("you have left")
+    elif how == "foreign-at-end":
+        await ws.wait_closed()
+        await other.receive()
+    elif how == "foreign-in-group":
+        async with asyncio.TaskGroup() as group:
+            group.create_task(other.receive_text())
+            group.create_task(other.send(b"you have left"))
+    else:
+        await ws.wait_closed()
+        async with asyncio.TaskGroup() as group:
+            group.create_task(other.send_json("you have left"))
+            group.create_task(ws.receive())
+
+
+@mounted("/closing/leaves/async")
+async def leave(ws: WebSocket) -> None:
+    """Let others use the connection when its client has left."""
+    await ws.accept()
+    await ws.wait_closed()
+    _left[ws.query_params["id"]] = ws
+    journal(ws, "left")
+
+
+@mounted("/closing/leaves/sync")
+def leave_sync(ws: SyncWebSocket) -> None:
+    """Let others use the connection when its client has left."""
+    ws.accept()
+    ws.wait_closed()
+    _left[ws.query_params["id"]] = ws
+    journal(ws, "left")
 
 
 def _told(ws: WebSocket | SyncWebSocket) -> tuple[bool, str]:
@@ -471,6 +522,61 @@ async def test_an_escaping_disconnect_is_a_normal_end(server: Server) -> None:
         assert "Traceback" not in log, (form, log)
         assert "unisock:" not in log, (form, log)
         assert _framework_errors(server, client.id) == [], form
+
+
+async def _left_connection(server: Server, form: str) -> str:
+    """Have a client leave; return the name under which handlers of `form` find its connection."""
+    kind = "sync" if form in ("sync", "thread") else "async"
+    async with server.connect(f"/closing/leaves/{kind}") as client:
+        await client.close(4001, "left")
+    await client.journal("left")
+    return client.id
+
+
+@clause("6.2", "7.2")
+async def test_the_disconnect_of_another_connection_is_an_error(server: Server) -> None:
+    """While this one is open: 1011, or 500 before `accept`; the framework sees it, once."""
+    cases = [(form, "foreign") for form in _FORMS]
+    cases += [("async", "foreign-in-group"), ("task", "foreign-in-group")]
+    for form, how in cases:
+        other = await _left_connection(server, form)
+        mark = server.log_mark()
+        async with server.connect(f"/closing/ends/{form}/open/{how}?other={other}") as client:
+            if form == "on_receive":
+                await client.send("end")
+            assert await client.closed() == (1011, ""), (form, how)
+        await client.journal("framework-error")
+        log = await server.settled(mark)
+        grouped = form == "grouped" or how == "foreign-in-group"
+        kind = "ExceptionGroup" if grouped else "WebSocketDisconnect"
+        assert _framework_errors(server, client.id) == [kind], (form, how)
+        # Whose it is stands in the log.
+        assert "to /closing/leaves/" in log, (form, how, log)
+        assert "the end of another connection" in log, (form, how, log)
+        if form != "on_receive":
+            path = f"/closing/ends/{form}/before/{how}?other={other}"
+            response = await server.check_rejected(path, 500)
+            await server.journal(response.id, "framework-error")
+            await server.settled()
+            assert _framework_errors(server, response.id) == [kind], (form, how)
+
+
+@clause("7.2")
+async def test_the_disconnect_of_another_connection_after_the_own_end(server: Server) -> None:
+    """It is a normal end then, alone and together with the own one."""
+    cases = [(form, "foreign-at-end") for form in ("async", "task", "on_connect", "sync", "thread")]
+    cases += [("async", "foreign-and-own"), ("on_receive", "foreign-and-own")]
+    for form, how in cases:
+        other = await _left_connection(server, form)
+        mark = server.log_mark()
+        async with server.connect(f"/closing/ends/{form}/open/{how}?other={other}") as client:
+            if form == "on_receive":
+                await client.send("end")
+            await client.close(4004, "left")
+        log = await server.settled(mark)
+        assert "Traceback" not in log, (form, how, log)
+        assert "unisock:" not in log, (form, how, log)
+        assert _framework_errors(server, client.id) == [], (form, how)
 
 
 @clause("7.2")

@@ -1,0 +1,81 @@
+"""Whose end a `WebSocketDisconnect` tells of."""
+
+from __future__ import annotations
+
+import gc
+import weakref
+
+import pytest
+
+from unisock import SyncWebSocket, WebSocket, WebSocketDisconnect
+from unisock.testing import connect
+
+
+def _disconnect_of(url: str) -> tuple[WebSocketDisconnect, weakref.ref[object]]:
+    """What a receive raises when the client has left, and the connection's handshake."""
+    caught: list[WebSocketDisconnect] = []
+    handshakes: list[weakref.ref[object]] = []
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        handshakes.append(weakref.ref(ws._handshake))
+        try:
+            await ws.receive()
+        except WebSocketDisconnect as exc:
+            caught.append(exc.with_traceback(None))
+
+    with connect(handler, url) as peer:
+        peer.close(4001, "left")
+    return caught[0], handshakes[0]
+
+
+def test_it_names_the_connection() -> None:
+    exc, _ = _disconnect_of("/rooms/a%20b?token=secret")
+    assert (exc.code, exc.reason) == (4001, "left")
+    assert (exc.path, exc.client) == ("/rooms/a%20b", ("192.0.2.1", 50000))
+    assert str(exc) == "4001 left (the connection from 192.0.2.1:50000 to /rooms/a%20b)"
+
+
+def test_on_a_unix_socket_there_is_no_client() -> None:
+    exc = WebSocketDisconnect(1001, path="/rooms/7")
+    assert str(exc) == "1001 (the connection to /rooms/7)"
+
+
+def test_one_that_no_connection_has_raised() -> None:
+    exc = WebSocketDisconnect(1001, "away")
+    assert (exc.path, exc.client, str(exc)) == (None, None, "1001 away")
+
+
+def test_it_does_not_keep_the_connection() -> None:
+    exc, handshake = _disconnect_of("/rooms/7")
+    gc.collect()
+    assert handshake() is None
+    assert exc.path == "/rooms/7"
+
+
+def test_all_calls_of_a_connection_name_it() -> None:
+    paths: list[str | None] = []
+
+    def handler(ws: SyncWebSocket) -> None:
+        ws.accept()
+        ws.wait_closed()
+        for call in (ws.receive, lambda: ws.send("x"), lambda: ws.send_text("x")):
+            with pytest.raises(WebSocketDisconnect) as caught:
+                call()
+            paths.append(caught.value.path)
+
+    with connect(handler, "/rooms/7") as peer:
+        peer.close()
+    assert paths == ["/rooms/7"] * 3
+
+
+def test_while_connected_names_it() -> None:
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        with pytest.raises(WebSocketDisconnect) as caught:
+            async with ws.while_connected():
+                await ws.receive_json()
+        assert caught.value.path == "/rooms/7"
+
+    with connect(handler, "/rooms/7") as peer:
+        peer.close()
