@@ -20,6 +20,7 @@ import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from typing import Any, TypeAlias, Unpack, cast
+from urllib.parse import unquote
 
 from aiohttp import EofStream, WebSocketError, WSMsgType, hdrs, web
 from aiohttp._websocket.reader_py import WebSocketDataQueue, WebSocketReader
@@ -80,10 +81,14 @@ class AiohttpHandshake(Handshake):
         ``Host`` as a proxy's middleware may have set it.
         """
         request = self._request
-        is_changed = request.host != request.headers.get(hdrs.HOST)
+        host = request.host
+        if not request.raw_path.startswith("/"):
+            # A target in absolute form names the host; aiohttp 3.14 forgets its port.
+            host = request.url.raw_authority.rpartition("@")[2]
+        is_changed = host != request.headers.get(hdrs.HOST)
         for name, value in request.raw_headers:
             is_other = is_changed and name.lower() == b"host"
-            yield name.decode("latin-1"), request.host if is_other else value.decode("latin-1")
+            yield name.decode("latin-1"), host if is_other else value.decode("latin-1")
 
     @property
     def path_params(self) -> Mapping[str, Any]:
@@ -175,8 +180,7 @@ class AiohttpTransport(PullTransport):
         self._options = options
         self._ping_interval = ping_interval
         self._ping_timeout = ping_timeout
-        offered = ", ".join(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, ()))
-        bits, no_takeover = ws_ext_parse(offered if compress else None, isserver=True)
+        bits, no_takeover = _compression(request) if compress else (0, False)
         self._writer = WebSocketWriter(
             self._protocol, self._connection, compress=bits, notakeover=no_takeover, limit=_NO_LIMIT
         )
@@ -497,6 +501,15 @@ def _view(
     return websocket_view
 
 
+def _compression(request: web.Request) -> tuple[int, bool]:
+    """The window's size for compressed messages, 0 for none, and whether each is for itself."""
+    offered = ", ".join(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, ()))
+    try:
+        return ws_ext_parse(offered, isserver=True)
+    except ValueError:  # a number of more digits than Python takes
+        return 0, False
+
+
 _KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
 _UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
 
@@ -619,8 +632,22 @@ def _spell(number: int, segment: str | Parameter) -> str:
 
 def _path_params(request: web.Request, template: PathTemplate | None) -> Mapping[str, Any]:
     """What the router found; converted, where the template is unisock's."""
-    found = request.match_info
+    found = _found(request)
     if template is None:
         return dict(found)
     parameters = (s for s in template.segments if isinstance(s, Parameter))
     return {p.name: p.converter.convert(found[p.name]) for p in parameters}
+
+
+def _found(request: web.Request) -> Mapping[str, str]:
+    """What the router found, decoded as elsewhere: what is no UTF-8 becomes U+FFFD."""
+    found = request.match_info
+    # aiohttp 3.14 leaves such bytes as they are, and then they cannot be told from an
+    # escaped percent sign.  So they are looked for in the path that it matches.
+    path = request.rel_url.path_safe
+    resource = found.route.resource
+    if "%" not in path or not isinstance(resource, web.DynamicResource):
+        return found
+    match = cast("re.Pattern[str]", resource.get_info()["pattern"]).fullmatch(path)
+    assert match is not None
+    return {name: unquote(value) for name, value in match.groupdict().items()}

@@ -10,7 +10,7 @@ import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from dataclasses import replace
-from functools import cached_property, lru_cache
+from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, Unpack
 from urllib.parse import quote
@@ -92,7 +92,11 @@ class ASGIHandshake(Handshake):
     def raw_path(self) -> str:
         """The scope's raw path; made from the decoded one where there is none."""
         raw: bytes | None = self.scope.get("raw_path")
-        return raw.decode("latin-1") if raw else quote(self.scope["path"])
+        if raw:
+            return raw.decode("latin-1")
+        # Litestar mounts an application at a path that does not begin with a slash.
+        path: str = self.scope["path"]
+        return quote(path if path.startswith("/") else f"/{path}")
 
     @property
     def query_string(self) -> str:
@@ -114,10 +118,15 @@ class ASGIHandshake(Handshake):
         params: Mapping[str, Any] = self.scope.get("path_params", {})
         return params
 
-    @cached_property
-    def subprotocols(self) -> tuple[str, ...]:
+    def header_values(self, name: str) -> list[str]:
+        """As `Handshake.header_values`; of most headers nothing need be decoded."""
+        wanted = name.encode()
+        headers: Iterable[tuple[bytes, bytes]] = self.scope["headers"]
+        return [value.decode("latin-1") for header, value in headers if header.lower() == wanted]
+
+    def offered(self) -> list[str]:
         """From the headers; uvicorn 0.54 on wsproto leaves them in the scope alone."""
-        return super().subprotocols or tuple(self.scope.get("subprotocols") or ())
+        return super().offered() or list(self.scope.get("subprotocols") or ())
 
     @property
     def client(self) -> Address | None:

@@ -97,6 +97,8 @@ def responder(handler: Handler, **options: Unpack[OptionsDict]) -> Callable[...,
         req, ws = args[-2:]  # before them is self, where it is a method
         if ws.closed:
             return  # middleware or a hook has rejected the handshake
+        if req.path.startswith("//"):
+            raise falcon.HTTPRouteNotFound  # Falcon 4.4 takes it for the path with one slash
         if not ws.unaccepted:
             raise InvalidState("middleware or a hook has accepted: leave that to the handler")
         try:

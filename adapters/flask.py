@@ -11,7 +11,7 @@ from typing import Any, Unpack, cast
 
 from flask import Blueprint, Flask, Response, g, request
 from flask.blueprints import BlueprintSetupState
-from werkzeug.exceptions import HTTPException
+from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
 from unisock import Handler, UnisockError
@@ -93,6 +93,8 @@ def view(
 
     def websocket_view(**path_params: Any) -> Response:
         environ = request.environ
+        if environ["PATH_INFO"].startswith("//"):
+            raise NotFound  # Werkzeug takes it for the path with one slash
         server_handler = request_handler(environ)
         transport_class = UpgradedFlaskTransport if environ.get(STOCK) else FlaskTransport
         transport = transport_class(
@@ -138,7 +140,11 @@ def mount(
     def add(target: Flask | BlueprintSetupState, flask_app: Flask, prefix: str) -> None:
         flask_app.url_map.converters.update(_CONVERTERS)
         endpoint = name or _free_endpoint(flask_app, prefix, websocket_view.__name__)
-        target.add_url_rule(rule, endpoint, websocket_view, websocket=True, methods=["GET"])
+        # A client of a WebSocket does not follow the redirect that Werkzeug would answer
+        # two slashes with.
+        target.add_url_rule(
+            rule, endpoint, websocket_view, websocket=True, methods=["GET"], merge_slashes=False
+        )
 
     if isinstance(app, Flask):
         add(app, app, "")

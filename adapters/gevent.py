@@ -21,6 +21,7 @@ import http.client
 import io
 import logging
 import os
+import re
 import socket
 import struct
 from collections import deque
@@ -76,6 +77,7 @@ _MAX_KEPT = 64 * 1024
 # How much of a request that is refused is taken, and how long the next piece may take.
 _MAX_DISCARDED = 1024 * 1024
 _LINGER = 0.1
+_ABSOLUTE = re.compile(r"(?:http|ws)s?://(?:[^/?@]*@)?([^/?]*)", re.IGNORECASE)
 # How long a server that stops waits for its sessions, where it says nothing.
 _STOP_TIMEOUT = 1.0
 
@@ -119,6 +121,18 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         self._has_read = True
         with gevent.Timeout(self.head_timeout, TimeoutError()):
             return WSGIHandler.read_request(self, raw_requestline)
+
+    def get_environ(self) -> dict[str, Any]:
+        """As pywsgi's; of a target in absolute form its path and host (RFC 9112, section 3.2.2)."""
+        absolute = _ABSOLUTE.match(self.path)
+        if absolute is not None:
+            target = self.path[absolute.end() :]
+            self.path = target if target.startswith("/") else f"/{target}"
+        # Not pywsgi's own: gunicorn puts more into it.
+        environ: dict[str, Any] = super().get_environ()
+        if absolute is not None:
+            environ["HTTP_HOST"] = absolute[1]
+        return environ
 
     def MessageClass(self, fp: Any, *args: Any) -> Any:  # noqa: N802  # pywsgi's name
         """As pywsgi's, which parses the headers, but not without a limit."""
@@ -293,7 +307,9 @@ def request_handler(environ: Mapping[str, Any]) -> Any:
 
 
 def _has_body(handler: Any) -> bool:
-    return bool(handler.content_length) or "HTTP_TRANSFER_ENCODING" in handler.environ
+    # Not pywsgi's number, for which it takes "+0" and "1_0" too.
+    length = handler.environ.get("CONTENT_LENGTH", "0")
+    return length.strip("0") != "" or "HTTP_TRANSFER_ENCODING" in handler.environ
 
 
 class _LastFrame:
@@ -451,6 +467,9 @@ class GeventTransport(Transport):
             headers = Headers(self.handshake.raw_headers)
         except InvalidHeader:
             self.answer(_response(400, b"a header has a character that none may have\n", []))
+            return False
+        if len(headers.get_all("Host")) != 1:
+            self.answer(_response(400, b"a request has one Host\n", []))  # RFC 9112, section 3.2
             return False
         response = self._protocol.accept(Request(handler.path, headers))
         if response.status_code == 101:

@@ -18,6 +18,9 @@ from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
 
 _TOKEN = re.compile(r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+")
 _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
+# What the target of a request is (RFC 9112, section 3.2): the visible characters of
+# ASCII, without a fragment.
+_TARGET = re.compile(r"[!\"$-~]*")
 # What would end the authority of a URL (RFC 3986, section 3.2) or is no URL's.
 _NO_HOST = re.compile(r"[/?#@\\\s]")
 # Written by the server; from outside they would break the response.
@@ -223,10 +226,34 @@ class Handshake(ABC):
         From the headers, not from the server: hypercorn 0.18 gives the last
         line only, and WSGI servers the raw string.
         """
-        offered: list[str] = []
-        for header in self.headers.getall("sec-websocket-protocol", ()):
-            offered += (p.strip() for p in header.split(",") if p.strip())
-        return tuple(offered)
+        return tuple(filter(None, self.offered()))
+
+    def offered(self) -> list[str]:
+        """The elements of the subprotocols' header lines as they came, empty ones too."""
+        lines = self.header_values("sec-websocket-protocol")
+        return [element.strip(" \t") for line in lines for element in line.split(",")]
+
+    def problem(self) -> str | None:
+        """What makes this a request to be answered with 400, or `None`.
+
+        Servers look at some of it, and each at something else: RFC 9112, section 3.2,
+        and RFC 6455, section 4.2.1.
+        """
+        path = self.raw_path
+        if not (path.startswith("/") and _TARGET.fullmatch(path)):
+            return "the path of the request is malformed"
+        if not _TARGET.fullmatch(self.query_string):
+            return "the query of the request is malformed"
+        if len(self.header_values("host")) > 1:
+            return "there is more than one Host"
+        offered = self.offered()
+        # RFC 9110, section 5.6.1: empty elements are left out, but not all may be empty.
+        named = [name for name in offered if name]
+        if offered and not named:
+            return "the list of subprotocols is empty"
+        if not all(map(_TOKEN.fullmatch, named)):
+            return "a subprotocol is not a token"
+        return None
 
     @cached_property
     def state(self) -> State:

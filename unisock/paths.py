@@ -15,6 +15,10 @@ from types import MappingProxyType
 from typing import Any
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
+# Python refuses to make an `int` of more digits than some thousands, as the process is
+# configured, and makes infinity of a `float` with more than 308.  As an expression, for
+# some routers know nothing but that.
+_DIGITS = r"[0-9]{1,300}"
 
 
 @dataclass(frozen=True, slots=True)
@@ -39,8 +43,8 @@ def _uuid(text: str) -> Any:
 CONVERTERS: Mapping[str, Converter] = MappingProxyType(
     {
         "str": Converter("str", r"[^/]+", str),
-        "int": Converter("int", r"[0-9]+", int),
-        "float": Converter("float", r"[0-9]+(?:\.[0-9]+)?", float),
+        "int": Converter("int", _DIGITS, int),
+        "float": Converter("float", rf"{_DIGITS}(?:\.[0-9]+)?", float),
         "uuid": Converter(
             "uuid",
             r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}",

@@ -1,4 +1,4 @@
-"""One connection from handshake to end: the origin check, the handler, its ending.
+"""One connection from handshake to end: the checks of the handshake, the handler, its ending.
 
 How a handler ends decides how the connection does:
 
@@ -69,7 +69,7 @@ class Session:
         self.options = options
 
     async def run(self, serve: Callable[[Session], Awaitable[None]]) -> None:
-        """Have `serve` run a handler, by `conclude`, unless the origin is not allowed.
+        """Have `serve` run a handler, by `conclude`, unless the handshake is not allowed.
 
         Leaves nothing behind: no task, no reader.
 
@@ -79,7 +79,11 @@ class Session:
         self.ws = WebSocket(self.transport, self.options)
         self.transport.start(self.ws._inbox)
         try:
-            if not _origin_allowed(self.ws, self.options):
+            problem = self.transport.handshake.problem()
+            if problem is not None:
+                logger.debug("handshake rejected: %s", problem)
+                await self.ws.reject(400, problem.encode())
+            elif not _origin_allowed(self.ws, self.options):
                 await self.ws.reject(403, b"origin not allowed")
             elif self.options.handler_timeout is None:
                 await serve(self)

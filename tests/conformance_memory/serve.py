@@ -17,7 +17,7 @@ from urllib.parse import parse_qs, unquote
 
 from websockets import http11
 from websockets.datastructures import Headers
-from websockets.exceptions import InvalidState
+from websockets.exceptions import InvalidMessage, InvalidState
 from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
 from websockets.frames import DATA_OPCODES, Frame, Opcode
 from websockets.protocol import OPEN
@@ -49,15 +49,19 @@ ROUTES = [
 def open_wire(request: http11.Request, client: Address) -> MemoryWire | None:
     """The connection in memory that a client asks for, if there is such a path."""
     path = unquote(request.path.partition("?")[0])
+    hosts = request.headers.get_all("host")
     template, handler = next((r for r in ROUTES if r[0].match(path) is not None), (None, None))
     if template is None or handler is None:
         return None
     asked = Request(
         scheme="ws",
-        host=request.headers["host"],
+        host=hosts[0],
         target=request.path,
         template=template,
-        headers=[(n, v) for n, v in request.headers.raw_items() if n.lower() not in MADE_ANEW],
+        headers=[
+            *((n, v) for n, v in request.headers.raw_items() if n.lower() not in MADE_ANEW),
+            *(("Host", host) for host in hosts[1:]),
+        ],
         subprotocols=(),  # among the headers
         client=client,
         state={"left_by_middleware": "yes"},
@@ -84,6 +88,8 @@ class Bridge:
         with suppress(ConnectionError):
             while data := await self._reader.read(65536):
                 self._http.receive_data(data)
+                if isinstance(self._http.handshake_exc, InvalidMessage):  # it was not parsed
+                    self._writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
                 self._flush()
                 for event in self._http.events_received():
                     if isinstance(event, http11.Request):
@@ -106,6 +112,8 @@ class Bridge:
         reply = self._http.accept(request)
         if request.path.startswith("/page"):
             reply = self._http.reject(200, "the page")
+        elif not request.headers.get_all("host"):
+            reply = self._http.reject(400, "")
         elif reply.status_code == 101:
             wire = open_wire(request, Address(*self._writer.get_extra_info("peername")))
             if wire is not None:

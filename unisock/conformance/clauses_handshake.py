@@ -88,6 +88,53 @@ async def test_the_url_has_the_clients_host(server: Server) -> None:
 
 
 @clause("2.1")
+async def test_a_target_in_absolute_form(server: Server) -> None:
+    """As a proxy sends it: its path is the path, and its host the host."""
+    authorities = [f"{server.host}:{server.port}"]
+    if not server.row.without("absolute_host"):
+        authorities += ["Other.example", "other.example:81"]
+    for authority in authorities:
+        target = f"http://{authority}/handshake/url/a%20b"
+        async with server.raw(target, expect=None) as raw:
+            response = await raw.read_head()
+            if server.row.without("absolute_form"):
+                if response.status == 101:
+                    assert (await raw.closed())[0] in (1005, 1006)
+                else:
+                    assert response.status == server.row.no_route_status
+                continue
+            assert response.status == 101
+            told = await _told(raw)
+            assert told["url"].lower() == (
+                f"ws://{authority}/handshake/url/a%20b?id={raw.id}".lower()
+            )
+            assert told["path"] == "/handshake/url/a b"
+
+
+_tell(
+    "/handshake/decoded/{name}/{rest:path}",
+    lambda ws: [ws.path_params["name"], ws.path_params["rest"], ws.url.path],
+)
+
+
+@clause("2.1", "2.2")
+async def test_percent_encoding_that_is_no_utf8(server: Server) -> None:
+    """U+FFFD in the path and in parameters alike; what is no escape stays as it is."""
+    cases = {
+        "%FF/%C3%BC%FF/x": ["\ufffd", "\u00fc\ufffd/x"],
+        "%E2%82x%C3%28/%F0%9F": ["\ufffdx\ufffd(", "\ufffd"],
+        "%25FF%41/%FF%25FF%2541": ["%FFA", "\ufffd%FF%41"],
+        "%zz%4/100%": ["%zz%4", "100%"],
+        "%2525/%25": ["%25", "%"],
+        "a+b%2Bc/%00": ["a+b+c", "\0"],
+    }
+    for sent, (name, rest) in cases.items():
+        async with server.connect(f"/handshake/decoded/{sent}") as client:
+            path = f"/handshake/decoded/{name}/{rest}"
+            assert await _told(client) == [name, rest, path], sent
+
+
+@clause("2.1")
 async def test_the_path_holds_the_mount_prefix(server: Server) -> None:
     """An application below another one sees the whole path."""
     if server.row.without("prefix"):
@@ -230,10 +277,12 @@ _tell("/handshake/subprotocols", _read_subprotocols)
 async def test_subprotocols_of_all_header_lines(server: Server) -> None:
     """In the client's order, over several lines, with and without spaces."""
     name = "Sec-WebSocket-Protocol"
-    for values in (["a, b", "c"], ["c,b,a"], ["a", "b", "a.b-c"], []):
+    cases = (["a, b", "c"], ["c,b,a"], ["a", "b", "a.b-c"], ["a,, b", ", c ,"], [])
+    for values in cases:
         headers = [(name, value) for value in values]
         async with server.raw("/handshake/subprotocols", headers=headers) as raw:
-            assert await _told(raw) == [p.strip() for v in values for p in v.split(",")]
+            offered = [p.strip() for v in values for p in v.split(",")]
+            assert await _told(raw) == [p for p in offered if p]
 
 
 @mounted("/handshake/subprotocol/{name}")

@@ -203,6 +203,90 @@ async def test_a_bad_handshake_gets_its_status(server: Server) -> None:
             assert "Traceback" not in log, f"{name}: {log}"
 
 
+@dataclass(frozen=True)
+class _Malformed:
+    """A request that is malformed, and the lack of a row that serves it all the same."""
+
+    path: str = "/ready"
+    request: dict[str, Any] = field(default_factory=dict)
+    lack: str = ""
+    or_no_route: bool = False
+    """Whether a router may have been asked, and have found nothing."""
+
+
+def _subprotocols(*lines: str) -> dict[str, Any]:
+    return {"headers": [("Sec-WebSocket-Protocol", line) for line in lines]}
+
+
+_MALFORMED = {
+    "UTF-8 in the path": _Malformed("/handshake/url/\u00c3\u00a9"),
+    "another byte in the path": _Malformed("/handshake/url/\u00ff"),
+    "UTF-8 in the query": _Malformed("/handshake/url/x?a=\u00c3\u00a9"),
+    "a control character in the path": _Malformed("/handshake/url/\x7f"),
+    "a path without a slash": _Malformed("handshake/url/x", or_no_route=True),
+    "a fragment": _Malformed("/ready?a#x", lack="fragment"),
+    "two Hosts": _Malformed(request={"headers": [("Host", "other.example")]}),
+    "no Host": _Malformed(request={"host": None}, lack="no_host"),
+    "a subprotocol with a space": _Malformed(request=_subprotocols("a b")),
+    "one with a slash": _Malformed(request=_subprotocols("a/b")),
+    "one amid others": _Malformed(request=_subprotocols("a", "b, c d, e")),
+    "no subprotocol": _Malformed(request=_subprotocols("")),
+    "a comma": _Malformed(request=_subprotocols(" , ")),
+}
+
+
+@clause("10.2")
+async def test_a_malformed_request_is_400(server: Server) -> None:
+    """Whatever the handler would do with it; no handler runs."""
+    for name, bad in _MALFORMED.items():
+        mark = server.log_mark()
+        async with server.raw(bad.path, expect=None, **bad.request) as raw:
+            status = (await raw.read_head()).status
+            if bad.lack and server.row.without(bad.lack):
+                assert status == 101, name
+                continue
+            if bad.or_no_route and status != 400 and not server.row.without("no_route"):
+                assert status == server.row.no_route_status, name
+            elif status == 101 and server.row.without("deferred_upgrade"):
+                code, _ = await raw.closed()
+                assert code in ((1005, 1006) if bad.or_no_route else (4400,)), name
+            else:
+                assert status == 400, name
+        log = await server.settled(mark)
+        assert not raw.events(), f"{name}: a handler ran"
+        assert "Traceback" not in log or server.row.without("quiet_malformed"), f"{name}: {log}"
+
+
+_MANY_DIGITS = "9" * 5000
+
+
+@clause("10.2")
+async def test_a_number_of_many_digits_is_no_error(server: Server) -> None:
+    """In any header that has one: the handshake is done, or refused, and the server is quiet."""
+    headers = {
+        "Sec-WebSocket-Extensions": "permessage-deflate; server_max_window_bits=",
+        "X-Forwarded-Port": "",
+        "Content-Length": "",
+        "Origin": "http://app.example:",
+    }
+    for name, start in headers.items():
+        mark = server.log_mark()
+        sent = {name: start + _MANY_DIGITS}
+        async with server.raw("/ready", expect=None, headers=sent) as raw:
+            if name == "Sec-WebSocket-Extensions" and server.row.without("window_bits"):
+                await raw.ended()
+                await server.settled(mark)  # its traceback is not the next test's
+                continue
+            accepts = name in ("Sec-WebSocket-Extensions", "X-Forwarded-Port")
+            status = (await raw.read_head()).status
+            if name == "Origin" and server.row.without("deferred_upgrade"):
+                assert (await raw.closed())[0] == 1008
+            else:
+                assert status in ((101,) if accepts else (400, 403)), name
+        log = await server.settled(mark)
+        assert "Traceback" not in log or server.row.without("quiet_malformed"), f"{name}: {log}"
+
+
 # 10.3 Connections
 
 

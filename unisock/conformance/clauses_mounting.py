@@ -121,6 +121,9 @@ _MATCHING = {
     f"uuid/{_UUID.replace('-', '')}": f"UUID {_UUID}",
     "path/a": "str a",
     "path/a/b.c/d%20e": "str a/b.c/d e",
+    f"int/{'7' * 300}": f"int {'7' * 300}",
+    f"float/{'9' * 300}": f"float {float('9' * 300)}",
+    f"float/0.{'1' * 400}": f"float {1 / 9}",
     "path/a/": "str a/",
     "str/-7": "str -7",
     "plain/%7Bx%7D%C3%BC": "str {x}\u00fc",
@@ -132,6 +135,9 @@ _NOT_MATCHING = (
     "int/7.0",
     "int/1_000",
     "int/x",
+    f"int/{'1' * 301}",
+    f"int/{'0' * 301}",
+    f"int/{'1' * 4301}",
     "int/%EF%BC%97",  # a seven, and no ASCII digit
     "int/%207",
     "int/7%0A",
@@ -141,10 +147,15 @@ _NOT_MATCHING = (
     "float/1e5",
     "float/nan",
     "float/inf",
+    f"float/{'1' * 301}",
+    f"float/{'9' * 400}.5",
     "uuid/c0ffee00",
     f"uuid/%7B{_UUID}%7D",
     f"uuid/{_UUID}0",
     "str/a/b",
+    "/int/5",
+    "int//5",
+    "amid/5//end",
     "plain/a/b",
     "amid/x/end",
     "amid/5",
@@ -163,14 +174,14 @@ async def test_converters_convert_what_matches(server: Server) -> None:
 @clause("1.3")
 async def test_what_a_converter_does_not_match_is_no_such_route(server: Server) -> None:
     """In the framework's own way, without an error in the log."""
-    for path in _NOT_MATCHING:
+    for path in (*(f"/mounting/{path}" for path in _NOT_MATCHING), "//mounting/int/5"):
         mark = server.log_mark()
         if server.row.without("no_route"):
-            async with server.raw(f"/mounting/{path}") as raw:
+            async with server.raw(path) as raw:
                 assert (await raw.closed())[0] in (1005, 1006), path
                 assert not raw.events()
         else:
-            response = await server.handshake(f"/mounting/{path}")
+            response = await server.handshake(path)
             assert response.status == server.row.no_route_status, path
         assert "Traceback" not in await server.settled(mark), path
 

@@ -94,15 +94,18 @@ _NO_MOUNT = "bare ASGI has no router to mount on: ASGIApp is the form"
 _FLASKS_OWN = "the clause is of Flask alone; elsewhere nothing imports it"
 _ONE_TREE = "Falcon 4.4 has no applications below others"
 
+_ABSOLUTE = "takes a target in absolute form for a path"
 _H11_1_0 = "uvicorn 0.54 accepts handshakes of HTTP/1.0"
 _WSPROTO = "wsproto 1.3"
 
 _UVICORN_SANSIO = {
+    "absolute_form": f"uvicorn 0.54 {_ABSOLUTE}",
     "http_1_0": _H11_1_0,
     "header_answer": "uvicorn 0.54 websockets-sansio does not answer when a header is too long",
     "quiet_utf8": "uvicorn 0.54 websockets-sansio logs a traceback for text that is no UTF-8",
 }
 _UVICORN_WEBSOCKETS = {
+    "absolute_form": f"uvicorn 0.54 {_ABSOLUTE}",
     "http_1_0": _H11_1_0,
     "latin1": "uvicorn 0.54 websockets takes no header outside ASCII, and sends one as UTF-8",
     "error_code_told": "uvicorn 0.54 websockets tells the application 1006 for a protocol error",
@@ -111,6 +114,8 @@ _UVICORN_WEBSOCKETS = {
     "unread_shutdown": "uvicorn 0.54 websockets ends the process amid a close that nobody reads",
 }
 _UVICORN_WSPROTO = {
+    "absolute_form": f"uvicorn 0.54 {_ABSOLUTE}",
+    "window_bits": f"{_WSPROTO} fails over a window size of many digits",
     "compressed_fragments": f"{_WSPROTO} does not inflate the fragments that follow a ping",
     "http_1_0": _H11_1_0,
     "header_limit": "uvicorn 0.54 wsproto takes a header of 100 KB",
@@ -119,6 +124,8 @@ _UVICORN_WSPROTO = {
     "frame_length": f"{_WSPROTO} waits for the payload, however long",
 }
 _HYPERCORN = {
+    "absolute_form": f"hypercorn 0.18 {_ABSOLUTE}",
+    "window_bits": f"{_WSPROTO} fails over a window size of many digits",
     "close_code": "hypercorn 0.18 tells the application 1006, whatever the peer said",
     "close_reason": "hypercorn 0.18 tells the application no reason",
     "failing_send": "hypercorn 0.18 lets sends to a peer that has gone pass: a receive tells",
@@ -130,6 +137,9 @@ _HYPERCORN = {
     "frame_length": f"{_WSPROTO} waits for the payload, however long",
 }
 _GRANIAN = {
+    "absolute_host": "granian 2.8 goes by the Host header, whatever host the target names",
+    "fragment": "granian 2.8 drops the fragment of a target",
+    "no_host": "granian 2.8 takes a request without a Host",
     "accept_headers": "granian 2.8 drops the headers of websocket.accept",
     "repeated_headers": "granian 2.8 dies of a rejection that repeats a header: the last is sent",
     "close_reason": "granian 2.8 tells the application no reason",
@@ -146,6 +156,8 @@ _GEVENT_RESET = "gevent 26.9 logs tracebacks for a client that resets amid its h
 _UPGRADED = "gevent-websocket 0.10 has sent the 101 before the application is asked"
 _GUNICORN = {"sigint": "gunicorn's SIGINT is its quick shutdown: it cuts every connection"}
 _STOCK = {
+    "absolute_form": f"gevent 26.9 {_ABSOLUTE}",
+    "no_host": "gevent 26.9 takes a request without a Host",
     "accept_headers": _UPGRADED,
     "subprotocol": _UPGRADED,
     "http_rejection": _UPGRADED,
