@@ -12,7 +12,7 @@ from tests.adapters.client import rejection, say, talk
 from tests.adapters.conftest import Serve
 from tests.servers import Server
 from unisock import WebSocket
-from unisock.adapters.asgi import ASGIApp, capabilities_of
+from unisock.adapters.asgi import ASGIApp, ASGIHandshake, capabilities_of
 
 SOURCE = """
 from starlette.applications import Starlette
@@ -208,3 +208,10 @@ def test_a_server_of_before_2_4_is_read_until_the_peer_has_closed() -> None:
             assert asyncio.all_tasks() == {asyncio.current_task()}
 
     asyncio.run(main())
+
+
+@pytest.mark.parametrize("path", ["/rooms/a b", "rooms/a b"])
+def test_a_path_without_its_bytes(path: str) -> None:
+    # Litestar mounts an application at a path without the first slash.
+    handshake = ASGIHandshake({"type": "websocket", "path": path})
+    assert handshake.raw_path == "/rooms/a%20b"

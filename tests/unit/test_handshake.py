@@ -239,3 +239,48 @@ class TestCheckHeaders:
             check_headers(
                 headers,  # type: ignore[arg-type]  # that is the test
             )
+
+
+class TestProblem:
+    @pytest.mark.parametrize(
+        "handshake",
+        [
+            MemoryHandshake(),
+            MemoryHandshake(raw_path="/a%FF/\"<>|^~!$&'()*+,;=:@", query_string="a=%20&?/\\{}"),
+            MemoryHandshake(raw_headers=[]),
+            MemoryHandshake(raw_headers=[("Host", "")]),
+            MemoryHandshake(raw_headers=[("Sec-WebSocket-Protocol", "a,, b.c ,\t!#$%&'*+-.^_`|~")]),
+            MemoryHandshake(raw_headers=[("Sec-WebSocket-Protocol", p) for p in ("", "a")]),
+        ],
+    )
+    def test_there_is_none(self, handshake: MemoryHandshake) -> None:
+        assert handshake.problem() is None
+
+    @pytest.mark.parametrize(
+        ("handshake", "problem"),
+        [
+            (MemoryHandshake(raw_path=""), "path"),
+            (MemoryHandshake(raw_path="*"), "path"),
+            (MemoryHandshake(raw_path="a/b"), "path"),
+            (MemoryHandshake(raw_path="http://h/"), "path"),
+            (MemoryHandshake(raw_path="/a b"), "path"),
+            (MemoryHandshake(raw_path="/\xe9"), "path"),
+            (MemoryHandshake(raw_path="/a#b"), "path"),
+            (MemoryHandshake(raw_path="/\n"), "path"),
+            (MemoryHandshake(raw_path="/a\n"), "path"),
+            (MemoryHandshake(query_string="a#b"), "query"),
+            (MemoryHandshake(query_string="\x7f"), "query"),
+            (MemoryHandshake(raw_headers=[("Host", "h"), ("host", "h")]), "Host"),
+            *(
+                (MemoryHandshake(raw_headers=[("Sec-WebSocket-Protocol", value)]), "subprotocol")
+                for value in ("", ",", " ", "a b", "a/b", "a, (b)", "\xe9", "a\xa0", "a;q=1")
+            ),
+        ],
+    )
+    def test_there_is_one(self, handshake: MemoryHandshake, problem: str) -> None:
+        assert problem in (handshake.problem() or "nothing")
+
+
+def test_empty_elements_are_no_subprotocols() -> None:
+    lines = [("Sec-WebSocket-Protocol", "a,, b"), ("Sec-WebSocket-Protocol", "")]
+    assert MemoryHandshake(raw_headers=lines).subprotocols == ("a", "b")

@@ -1402,6 +1402,54 @@ class TestEncode:
                     encode(obj, codec)
 
     @CODECS
+    def test_keys_are_text(self, codec: Any) -> None:
+        class Text(str):
+            __slots__ = ()
+
+        class Number(float):
+            __slots__ = ()
+
+        class Id(int):
+            pass
+
+        keys: dict[Any, str] = {
+            True: "true",
+            None: "null",
+            2: "2",
+            -0.0: "-0.0",
+            10**30: "1" + "0" * 30,
+            1.5: "1.5",
+            uuid.UUID(int=5): str(uuid.UUID(int=5)),
+            dt.date(2026, 1, 2): "2026-01-02",
+            dt.timedelta(1): "P1D",
+            decimal.Decimal("1.10"): "1.10",
+            Color.RED: "red",
+            b"hi": "aGk=",
+            Text("t"): "t",
+            Number(2.5): "2.5",
+            Id(7): "7",
+        }
+        for key, text in keys.items():
+            assert json.loads(encode([{key: 1}], codec)) == [{text: 1}]
+            in_text, in_key = (encode(Envelope({k: 1}), codec) for k in (text, key))
+            assert in_key == in_text
+
+    @pytest.mark.parametrize("key", [(1, 2), frozenset([1]), object(), 1j], ids=shown)
+    @CODECS
+    def test_what_is_no_key(self, key: Any, codec: Any) -> None:
+        for obj in ({key: 1}, Envelope({key: 1})):
+            with pytest.raises(TypeError):
+                encode(obj, codec)
+
+    @pytest.mark.parametrize("key", [math.nan, math.inf, -math.inf])
+    @CODECS
+    def test_a_key_that_is_no_number(self, key: float, codec: Any) -> None:
+        with pytest.raises(TypeError, match="cannot be sent as JSON"):
+            encode({key: 1}, codec)
+        with pytest.raises(TypeError, match="cannot be sent as JSON"):
+            encode({1: {"a": [{key: 1}]}}, codec)
+
+    @CODECS
     def test_subclasses_of_plain_types(self, codec: Any) -> None:
         class Text(str):
             __slots__ = ()
@@ -1465,7 +1513,26 @@ class TestCodec:
     @pytest.mark.parametrize("type_", [Any, int, None])
     def test_it_has_its_own_idea_of_numbers(self, type_: Any) -> None:
         assert math.isnan(decode("NaN", float, json))
-        assert encode([math.nan], json) == "[NaN]"
+
+    @pytest.mark.parametrize("obj", [[math.nan], {"x": -math.inf}, {math.nan: 1}], ids=shown)
+    def test_but_not_of_what_is_no_number(self, obj: Any) -> None:
+        with pytest.raises(TypeError, match="cannot be sent as JSON"):
+            encode(obj, json)
+
+    def test_what_only_the_codec_knows_is_left_to_it(self) -> None:
+        class Codec:
+            loads = staticmethod(json.loads)
+
+            def dumps(self, obj: Any, /) -> bytearray:
+                return bytearray(json.dumps(obj, default=lambda _: self.known), "utf-8")
+
+        codec = Codec()
+        for known, encoded in ((None, b"[null]"), ("NaN null", b'["NaN null"]')):
+            codec.known = known  # type: ignore[attr-defined]  # of this test
+            assert encode([Foreign()], codec) == encoded  # type: ignore[arg-type]  # a bytearray
+        codec.known = math.nan  # type: ignore[attr-defined]  # of this test
+        with pytest.raises(TypeError, match="cannot be sent as JSON"):
+            encode([Foreign()], codec)  # type: ignore[arg-type]  # as above
 
     def test_objects_of_its_own(self) -> None:
         class Codec:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 import uuid
 
 import pytest
@@ -100,6 +101,9 @@ def test_a_path_is_a_str(path: object) -> None:
         ("str", "\u0661", "\u0661"),
         ("int", "007", 7),
         ("int", "9" * 30, int("9" * 30)),
+        ("int", "9" * 300, int("9" * 300)),
+        ("float", "9" * 300, float("9" * 300)),
+        ("float", "0." + "1" * 5000, 1 / 9),
         ("float", "1", 1.0),
         ("float", "1.50", 1.5),
         ("uuid", UUID, uuid.UUID(UUID)),
@@ -124,6 +128,10 @@ def test_what_converters_match(converter: str, text: str, value: object) -> None
         ("int", "1\n"),
         ("int", "1_0"),
         ("int", "1.0"),
+        ("int", "1" * 301),
+        ("int", "1" * 4301),
+        ("float", "1" * 400),
+        ("float", "1" * 400 + ".5"),
         ("int", "\u0661"),
         ("int", "\uff11"),
         ("float", "1."),
@@ -140,6 +148,16 @@ def test_what_converters_match(converter: str, text: str, value: object) -> None
 )
 def test_what_converters_do_not_match(converter: str, text: str) -> None:
     assert CONVERTERS[converter].parse(text) is None
+
+
+def test_an_int_is_one_however_few_digits_python_is_told_to_take() -> None:
+    before = sys.get_int_max_str_digits()
+    try:
+        sys.set_int_max_str_digits(640)  # the least
+        assert CONVERTERS["int"].parse("1" * 300) == int("1" * 300)
+        assert CONVERTERS["int"].parse("1" * 641) is None
+    finally:
+        sys.set_int_max_str_digits(before)
 
 
 @pytest.mark.parametrize(

@@ -10,6 +10,7 @@ from dataclasses import dataclass
 from itertools import groupby
 from pathlib import Path
 from typing import Any
+from uuid import UUID
 
 from unisock import InvalidMessage, WebSocket, WebSocketDisconnect
 
@@ -105,8 +106,8 @@ async def send_json_values(ws: WebSocket) -> None:
 class Point:
     """A dataclass to encode."""
 
-    x: int
-    label: str
+    x: float
+    label: Any
 
 
 _JSON: list[tuple[Any, str]] = [
@@ -122,6 +123,11 @@ _JSON: list[tuple[Any, str]] = [
     (2**70, str(2**70)),
     ((1, "x"), '[1,"x"]'),
     (Point(1, "p"), '{"x":1,"label":"p"}'),
+    (
+        {True: 1, False: {None: 2}, 3: 4, 1.5: 5, UUID(int=6): 7},
+        '{"true":1,"false":{"null":2},"3":4,"1.5":5,"00000000-0000-0000-0000-000000000006":7}',
+    ),
+    ([Point(1, {True: -0.0})], '[{"x":1,"label":{"true":-0.0}}]'),
     ("", '""'),
 ]
 
@@ -149,6 +155,10 @@ async def send_not_json(ws: WebSocket) -> None:
         {"x": object()},
         1j,
         {(1, 2): 3},
+        {float("nan"): 1},
+        {1.5: 1, float("-inf"): 2},
+        Point(float("nan"), "p"),
+        10**5000,
         circular,
         "\ud800",
         asyncio.sleep,
@@ -169,7 +179,7 @@ async def send_not_json(ws: WebSocket) -> None:
 async def test_what_json_cannot_say_raises_and_nothing_is_sent(server: Server) -> None:
     """Only the list of errors arrives: a TypeError each."""
     async with server.connect("/sending/not-json") as client:
-        assert json.loads(await client.recv()) == ["TypeError"] * 20
+        assert json.loads(await client.recv()) == ["TypeError"] * 28
 
 
 # 5.3 Several tasks
@@ -400,6 +410,31 @@ async def exchange_json(ws: WebSocket) -> None:
 mounted("/sending/codec/text", json=UpperCodec(as_bytes=False))(exchange_json)
 mounted("/sending/codec/bytes", json=UpperCodec(as_bytes=True))(exchange_json)
 mounted("/sending/codec/module", json=json)(exchange_json)
+
+
+@mounted("/sending/codec/not-json", json=json)
+async def send_not_json_with_a_codec(ws: WebSocket) -> None:
+    """Send NaN and the infinities, and text that is like them; send what came of each."""
+    await ws.accept()
+    nan, inf = float("nan"), float("inf")
+    values = [nan, [inf], {"x": -inf}, {nan: 1}, Point(nan, "p"), [Point(1, {"y": inf})]]
+    outcomes = []
+    for value in values:
+        try:
+            await ws.send_json(value)
+        except TypeError:
+            outcomes.append("TypeError")
+    await ws.send_json(["NaN", "Infinity", None, Point(1, {True: "null"})])
+    await ws.send_json(outcomes)
+
+
+@clause("5.2", "5.5")
+async def test_no_codec_sends_what_is_no_number(server: Server) -> None:
+    """Though Python's `json` would write it: a TypeError each."""
+    async with server.connect("/sending/codec/not-json") as client:
+        sent = ["NaN", "Infinity", None, {"x": 1, "label": {"true": "null"}}]
+        assert json.loads(await client.recv()) == sent
+        assert json.loads(await client.recv()) == ["TypeError"] * 6
 
 
 @clause("5.5")
