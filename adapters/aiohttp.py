@@ -646,8 +646,8 @@ def _found(request: web.Request) -> Mapping[str, str]:
     # escaped percent sign.  So they are looked for in the path that it matches.
     path = request.rel_url.path_safe
     resource = found.route.resource
-    if "%" not in path or not isinstance(resource, web.DynamicResource):
+    pattern = resource.get_info().get("pattern") if "%" in path and resource is not None else None
+    match = pattern.fullmatch(path) if pattern is not None else None
+    if match is None:
         return found
-    match = cast("re.Pattern[str]", resource.get_info()["pattern"]).fullmatch(path)
-    assert match is not None
     return {name: unquote(value) for name, value in match.groupdict().items()}

@@ -124,10 +124,11 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
 
     def get_environ(self) -> dict[str, Any]:
         """As pywsgi's; of a target in absolute form its path and host (RFC 9112, section 3.2.2)."""
-        absolute = _ABSOLUTE.match(self.path)
+        handler: Any = self  # pywsgi's stubs say that there may be no path
+        absolute = _ABSOLUTE.match(handler.path)
         if absolute is not None:
-            target = self.path[absolute.end() :]
-            self.path = target if target.startswith("/") else f"/{target}"
+            target = handler.path[absolute.end() :]
+            handler.path = target if target.startswith("/") else f"/{target}"
         # Not pywsgi's own: gunicorn puts more into it.
         environ: dict[str, Any] = super().get_environ()
         if absolute is not None:

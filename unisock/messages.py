@@ -365,7 +365,7 @@ def _dump(obj: Any, codec: JSONCodec) -> str | bytes:
             return codec.dumps(_PLAIN.decode(_encode(obj)))
         except TypeError:
             raise exc from None
-    text = encoded if isinstance(encoded, str) else bytes(encoded).decode(errors="replace")
+    text = encoded if isinstance(encoded, str) else encoded.decode(errors="replace")
     # The `json` module writes NaN and the infinities by these names, others write null.
     has_names = "NaN" in text or "Infinity" in text
     if has_names:

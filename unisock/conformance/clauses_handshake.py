@@ -277,7 +277,7 @@ _tell("/handshake/subprotocols", _read_subprotocols)
 async def test_subprotocols_of_all_header_lines(server: Server) -> None:
     """In the client's order, over several lines, with and without spaces."""
     name = "Sec-WebSocket-Protocol"
-    cases = (["a, b", "c"], ["c,b,a"], ["a", "b", "a.b-c"], ["a,, b", ", c ,"], [])
+    cases: list[list[str]] = [["a, b", "c"], ["c,b,a"], ["a", "b", "a.b-c"], ["a,, b", ", c ,"], []]
     for values in cases:
         headers = [(name, value) for value in values]
         async with server.raw("/handshake/subprotocols", headers=headers) as raw:
