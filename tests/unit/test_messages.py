@@ -675,7 +675,7 @@ class TestNotJSON:
             assert reason(message, type_, json) == expected
 
     @pytest.mark.parametrize("message", [b'{"a":"\xff"}', b"\xff", b'{x "\xff"', b'["\xc0\x80"]'])
-    @pytest.mark.parametrize("type_", [Any, User, Age, DataJoin | DataSay, list[str]])
+    @pytest.mark.parametrize("type_", [Any, Age])
     def test_what_is_not_utf_8(self, message: bytes, type_: Any) -> None:
         assert reason(message, type_) == "$: not JSON: not UTF-8"
 
