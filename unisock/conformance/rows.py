@@ -6,6 +6,7 @@ assert the fallback, and the table at the end of the run shows it.
 
 from __future__ import annotations
 
+import os
 import sys
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass, field, fields
@@ -86,7 +87,8 @@ def _command(framework: str, server: str) -> Callable[[int], Sequence[str]]:
     if server == "WSGIServer patched":
         # As users do: before anything else is imported.
         module = ["gevent.monkey", "--module", *module]
-    return lambda port: [sys.executable, "-m", *module, framework, server, str(port)]
+    python = os.environ.get("UNISOCK_SERVER_PYTHON", sys.executable)
+    return lambda port: [python, "-m", *module, framework, server, str(port)]
 
 
 _NO_HTTP_ERROR = "bare ASGI has no HTTP error of its own"
