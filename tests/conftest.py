@@ -79,6 +79,7 @@ class _Matrix:
         self._left_out = 0
         self._start = time.monotonic()
 
+    @pytest.hookimpl(trylast=True)
     def pytest_collection_modifyitems(
         self, config: pytest.Config, items: list[pytest.Item]
     ) -> None:
