@@ -79,3 +79,19 @@ def test_while_connected_names_it() -> None:
 
     with connect(handler, "/rooms/7") as peer:
         peer.close()
+
+
+@pytest.mark.parametrize("in_group", [False, True])
+def test_of_another_connection_it_goes_on_with_a_note(in_group: bool) -> None:
+    foreign = WebSocketDisconnect(1001, path="/rooms/7")
+
+    async def handler(ws: WebSocket) -> None:
+        await ws.accept()
+        raise ExceptionGroup("g", [foreign, WebSocketDisconnect()]) if in_group else foreign
+
+    raised = ExceptionGroup if in_group else WebSocketDisconnect
+    with pytest.raises(raised) as caught, connect(handler) as peer:
+        assert peer.wait_closed() == (1011, "")
+    (note,) = caught.value.__notes__
+    assert "the end of another connection" in note
+    assert "handler" in note

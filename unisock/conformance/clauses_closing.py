@@ -541,9 +541,7 @@ async def test_the_disconnect_of_another_connection_is_an_error(server: Server) 
     for form, how in cases:
         other = await _left_connection(server, form)
         mark = server.log_mark()
-        async with server.connect(f"/closing/ends/{form}/open/{how}?other={other}") as client:
-            if form == "on_receive":
-                await client.send("end")
+        async with _ending(server, form, f"{how}?other={other}") as client:
             assert await client.closed() == (1011, ""), (form, how)
         await client.journal("framework-error")
         log = await server.settled(mark)
@@ -568,9 +566,7 @@ async def test_the_disconnect_of_another_connection_after_the_own_end(server: Se
     for form, how in cases:
         other = await _left_connection(server, form)
         mark = server.log_mark()
-        async with server.connect(f"/closing/ends/{form}/open/{how}?other={other}") as client:
-            if form == "on_receive":
-                await client.send("end")
+        async with _ending(server, form, f"{how}?other={other}") as client:
             await client.close(4004, "left")
         log = await server.settled(mark)
         assert "Traceback" not in log, (form, how, log)
