@@ -72,6 +72,8 @@ class Workers(ABC):
     killed: ClassVar[tuple[type[BaseException], ...]]
     """What a function is ended with from outside."""
 
+    _describe: Callable[[], str]  # says whose the functions are, for the log; the core sets it
+
     @abstractmethod
     def call(
         self,

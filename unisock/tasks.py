@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Awaitable, Coroutine
+from collections.abc import Awaitable, Callable, Coroutine
 from typing import Any
 
 from .errors import is_disconnect
@@ -19,7 +19,8 @@ class ConnectionTasks:
     with it.
     """
 
-    def __init__(self, handler: asyncio.Task[Any]) -> None:
+    def __init__(self, handler: asyncio.Task[Any], describe: Callable[[], str]) -> None:
+        self._describe = describe
         self._failure: BaseException | None = None
         self._handler = handler
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -38,7 +39,9 @@ class ConnectionTasks:
         if exc is None or is_disconnect(exc):
             return
         if self._failure is not None:
-            logger.error("another task of the connection failed", exc_info=exc)
+            logger.error(
+                "%s: another task of the connection failed", self._describe(), exc_info=exc
+            )
             return
         self._failure = exc
         if not self._ending:
@@ -74,7 +77,11 @@ class ConnectionTasks:
         if (normal or by_task) and not by_others:
             return self._failure
         if self._failure is not None:
-            logger.error("a task of the connection failed as well", exc_info=self._failure)
+            logger.error(
+                "%s: a task of the connection failed as well",
+                self._describe(),
+                exc_info=self._failure,
+            )
         if by_others and not is_cancelled:
             raise asyncio.CancelledError
         return None

@@ -103,7 +103,7 @@ class WebSocket(Connection):
         if options.limits_messages:
             background = runtime.background()
             fail = partial(self._fail_soon, background)
-            return LimitedInbox(options, runtime, background, fail)
+            return LimitedInbox(options, runtime, background, fail, self._transport._describe)
         return Inbox(
             max_messages=options.max_queue,
             max_size=options.max_queue_size,
@@ -143,10 +143,16 @@ class WebSocket(Connection):
         pairs = check_headers(headers)
         self._raise_if_ended()
         if pairs and not self.capabilities.accept_headers:
-            logger.warning("this server sends no headers with accept(): they are left out")
+            logger.warning(
+                "%s: this server sends no headers with accept(): they are left out",
+                self._transport._describe(),
+            )
             pairs = []
         if subprotocol is not None and not self.capabilities.subprotocol:
-            logger.warning("this server sends no subprotocol with accept(): it is left out")
+            logger.warning(
+                "%s: this server sends no subprotocol with accept(): it is left out",
+                self._transport._describe(),
+            )
             subprotocol = None
         self._phase = _Phase.ACCEPTING
         try:
@@ -431,7 +437,7 @@ class WebSocket(Connection):
         if not iscoroutine(coroutine):
             raise TypeError(f"start_soon() takes a coroutine function; {function!r} is none")
         if self._tasks is None:
-            self._tasks = ConnectionTasks(self._handler_task)
+            self._tasks = ConnectionTasks(self._handler_task, self._transport._describe)
         self._tasks.start(coroutine)
 
     # For the session
@@ -456,7 +462,7 @@ class WebSocket(Connection):
 
     async def _fail(self, code: int, reason: str) -> None:
         # Here, for on gevent a log that waits must not be written to from the hub.
-        logger.debug("closing with %s: %s", code, reason)
+        logger.debug("%s: closing with %s: %s", self._transport._describe(), code, reason)
         self._finishing -= 1  # `_finish` counts it, and there was no wait between
         await self._finish(self._transport.close(code, reason))
 

@@ -165,7 +165,7 @@ async def forgetful(ws: WebSocket) -> None:
     pass
 
 
-@bad(ConnectionRejected, "403", "forgetful returned without accept()")
+@bad(ConnectionRejected, "403", "forgetful, path '/'", "returned without accept()")
 async def handler_returns_without_accept(connect: Connect, where: Where) -> None:
     async with connect(forgetful, **where):
         pytest.fail("it was entered")
