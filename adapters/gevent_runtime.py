@@ -52,7 +52,7 @@ class GreenletRuntime(Runtime):
         """The hub's timers, and greenlets."""
         return HubBackground()
 
-    def thread(self) -> None:
+    def place(self) -> None:
         """`GreenletWorkers` minds it."""
 
     async def checkpoint(self) -> None:

@@ -37,9 +37,9 @@ class AsyncioRuntime(Runtime):
         """The loop's timers, and tasks of it."""
         return LoopBackground()
 
-    def thread(self) -> int:
-        """That of the event loop."""
-        return get_ident()
+    def place(self) -> Callable[[], object]:
+        """The thread, which runs one event loop."""
+        return get_ident
 
     async def checkpoint(self) -> None:
         """One pass of the loop."""

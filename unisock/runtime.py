@@ -147,8 +147,11 @@ class Runtime(ABC):
         """What runs beside the handler; asked for where the connection begins."""
 
     @abstractmethod
-    def thread(self) -> int | None:
-        """The running thread, in which all calls must be; `None` where workers mind that."""
+    def place(self) -> Callable[[], object] | None:
+        """A function that tells the place it is called in; `None` where workers mind that.
+
+        All calls of a connection must be made in one place.
+        """
 
     @abstractmethod
     async def checkpoint(self) -> None:
