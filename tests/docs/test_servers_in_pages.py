@@ -150,11 +150,11 @@ ROOM = Example("/rooms/tea", says("tea"))
 CHAT = Example("/rooms/tea?name=Ada", chats)
 EXAMPLES: dict[str, dict[str, Example]] = {
     "README.md": dict.fromkeys(
-        ["starlette_app", "fastapi_app", "falcon_app", "flask_app", "handler"], ROOM
+        ["starlette_app", "fastapi_app", "falcon_app", "aiohttp_app", "flask_app", "handler"], ROOM
     ),
     "docs/tutorial.md": {
         "hello": Example("/?name=Ada", greets),
-        **dict.fromkeys(["chat", "fastapi_chat", "flask_chat"], CHAT),
+        **dict.fromkeys(["chat", "fastapi_chat", "flask_chat", "aiohttp_chat"], CHAT),
     },
     "docs/how-to/asgi.md": {"app": Example("/any", echoes)},
     "docs/how-to/starlette.md": {"app": ROOM, "by_hand": ROOM},
