@@ -46,13 +46,12 @@ from websockets.protocol import State
 from websockets.server import ServerProtocol
 
 from unisock import Address, Capabilities
-from unisock.asyncio_runtime import ASYNCIO
 from unisock.handlers import MountedHandler
 from unisock.handshake import Handshake
 from unisock.runtime import run_blocking
 from unisock.transport import ConnectionLost, Inbox, Transport
 
-from .gevent_loop import hub_event_loop
+from .gevent_loop import HUB, hub_event_loop
 from .gevent_runtime import GreenletRuntime
 
 # The sans-I/O protocol tells of each connection at level INFO.
@@ -363,7 +362,7 @@ class GeventTransport(Transport):
         ping_timeout: float | None,
     ) -> None:
         self.handshake = handshake
-        self.runtime = GreenletRuntime() if handler.blocks else ASYNCIO
+        self.runtime = GreenletRuntime() if handler.blocks else HUB
         self._request_handler = request_handler
         self._sock: Any = request_handler.socket
         self._fd: int = self._sock.fileno()

@@ -18,6 +18,8 @@ from weakref import WeakKeyDictionary
 import gevent
 import gevent.hub
 
+from unisock.asyncio_runtime import AsyncioRuntime
+
 Ts = TypeVarTuple("Ts")
 
 
@@ -222,6 +224,16 @@ class HubEventLoop(asyncio.SelectorEventLoop):
             task.cancel()
         self.call_soon(self.stop)
 
+
+class HubRuntime(AsyncioRuntime):
+    """Waiting on the hub's event loop."""
+
+    def place(self) -> Callable[[], object]:
+        """The event loop: other greenlets of the thread may run others."""
+        return asyncio._get_running_loop
+
+
+HUB = HubRuntime()
 
 _loops: WeakKeyDictionary[gevent.hub.Hub, HubEventLoop] = WeakKeyDictionary()
 

@@ -52,7 +52,7 @@ class GreenletRuntime(Runtime):
         """The hub's timers, and greenlets."""
         return HubBackground()
 
-    def thread(self) -> None:
+    def place(self) -> None:
         """`GreenletWorkers` minds it."""
 
     async def checkpoint(self) -> None:
@@ -223,5 +223,8 @@ class GreenletWorkers(Workers):
         for greenlet, name in beside.items():
             if not greenlet.dead:
                 logger.warning(
-                    "%s is still running %s s after its connection has ended", name, grace
+                    "%s: %s is still running %s s after its connection has ended",
+                    self._describe(),
+                    name,
+                    grace,
                 )

@@ -5,12 +5,12 @@
 
 from __future__ import annotations
 
-from collections import defaultdict
+import asyncio
 from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, Literal
 
-from unisock import WebSocket, WebSocketDisconnect, WebSocketEndpoint, on_message
+from unisock import InvalidState, WebSocket, WebSocketEndpoint, on_message
 
 
 @dataclass
@@ -46,17 +46,30 @@ class Said:
     type: Literal["said"] = "said"
 
 
-rooms: defaultdict[str, list[Chat]] = defaultdict(list)
+rooms: dict[str, list[Chat]] = {}
 
 
 class Chat(WebSocketEndpoint):
-    """One client in one room."""
+    """One client in one room; a room is there while it has members."""
 
-    name = ""
+    def __init__(self) -> None:
+        self.name = ""
+        self.room: list[Chat] = []
+        self.outbox: asyncio.Queue[Members | Said] = asyncio.Queue(maxsize=100)
+
+    async def on_connect(self, ws: WebSocket) -> None:
+        await ws.accept()
+        ws.start_soon(self.deliver, ws)
+
+    async def deliver(self, ws: WebSocket) -> None:
+        """Send what is told; of all who tell only this one waits for the client."""
+        while True:
+            await ws.send_json(await self.outbox.get())
 
     @on_message(Join)
     async def join(self, ws: WebSocket, message: Join) -> None:
         if self not in self.room:
+            self.room = rooms.setdefault(ws.path_params["room"], [])
             self.room.append(self)
         self.name = message.name
         await self.tell_members()
@@ -74,18 +87,18 @@ class Chat(WebSocketEndpoint):
     async def on_disconnect(self, ws: WebSocket, close_code: int) -> None:
         if self in self.room:
             self.room.remove(self)
+            if not self.room:
+                del rooms[ws.path_params["room"]]
             await self.tell_members()
-        if not self.room:
-            del rooms[ws.path_params["room"]]
-
-    @property
-    def room(self) -> list[Chat]:
-        return rooms[self.websocket.path_params["room"]]
 
     async def tell_members(self) -> None:
         await self.tell(Members([member.name for member in self.room]))
 
     async def tell(self, message: Members | Said) -> None:
-        for member in list(self.room):
-            with suppress(WebSocketDisconnect):  # its own on_disconnect sees to that
-                await member.websocket.send_json(message)
+        for member in self.room:
+            if not member.outbox.full():
+                member.outbox.put_nowait(message)
+            else:
+                with suppress(InvalidState):  # its end is on the way
+                    member.websocket.start_soon(member.websocket.close, 1008, "too slow")
+        await asyncio.sleep(0)  # the tasks have their turn, also if a client sends much at once

@@ -37,9 +37,9 @@ class AsyncioRuntime(Runtime):
         """The loop's timers, and tasks of it."""
         return LoopBackground()
 
-    def thread(self) -> int:
-        """That of the event loop."""
-        return get_ident()
+    def place(self) -> Callable[[], object]:
+        """The thread, which runs one event loop."""
+        return get_ident
 
     async def checkpoint(self) -> None:
         """One pass of the loop."""
@@ -214,7 +214,7 @@ class ThreadWorkers(Workers):
             try:
                 self._loop.call_soon_threadsafe(ended.set_result, outcome)
             except RuntimeError:  # the loop is closed: nobody waits any more
-                _log_error(name, outcome)
+                self._log_error(name, outcome)
 
         thread = threading.Thread(target=body, name=f"unisock {name}", daemon=True)
         _threads.add(thread)
@@ -230,7 +230,18 @@ class ThreadWorkers(Workers):
 
     def _forget(self, ended: _Ended[Any]) -> None:
         """A function has ended that nobody waits for but `stop`."""
-        _log_error(self._running.pop(ended).name, ended.result())
+        self._log_error(self._running.pop(ended).name, ended.result())
+
+    def _log_error(self, name: str, outcome: futures.Future[Any]) -> None:
+        """Log an error that nobody waits for any more; a disconnect is a normal end."""
+        exc = outcome.exception()
+        if exc is not None and not is_disconnect(exc):
+            logger.error(
+                "%s: %s failed after its connection had ended",
+                self._describe(),
+                name,
+                exc_info=exc,
+            )
 
     def break_off(self) -> None:
         """Cancel them, when those that the end has woken have had their turn."""
@@ -249,8 +260,9 @@ class ThreadWorkers(Workers):
                 name, thread = self._running[ended]
                 _threads.discard(thread)
                 logger.warning(
-                    "%s is still running %s s after its connection has ended: "
+                    "%s: %s is still running %s s after its connection has ended: "
                     "what it waits for cannot be broken off",
+                    self._describe(),
                     name,
                     grace,
                 )
@@ -267,10 +279,3 @@ def _wait_for_threads() -> None:
 
 
 atexit.register(_wait_for_threads)
-
-
-def _log_error(name: str, outcome: futures.Future[Any]) -> None:
-    """Log an error that nobody waits for any more; a disconnect is a normal end."""
-    exc = outcome.exception()
-    if exc is not None and not is_disconnect(exc):
-        logger.error("%s failed after its connection had ended", name, exc_info=exc)

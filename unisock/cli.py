@@ -17,7 +17,7 @@ import subprocess
 import sys
 import traceback
 from collections.abc import Callable, Sequence
-from contextlib import redirect_stdout
+from contextlib import redirect_stdout, suppress
 from pathlib import Path
 from typing import Any, NoReturn
 
@@ -162,11 +162,33 @@ def _tell(args: argparse.Namespace, ports: dict[str, int]) -> None:
 def _doctor(args: argparse.Namespace) -> int:
     if args.app and not args.imported:
         options = ["--json"] if args.json else []
-        return subprocess.call([sys.executable, "-c", _APP_FIRST, *options, args.app])
+        command = [sys.executable, "-c", _APP_FIRST, *options, args.app]
+        return _call(command, args.app.partition(":")[0], args.timeout)
     with redirect_stdout(sys.stderr):
         report = doctor.examine(args.app, _load(args.app) if args.app else None)
     print(report.as_json() if args.json else report.as_text())
     return 1 if report.warnings else 0
+
+
+def _call(command: Sequence[str], module_name: str, timeout: float) -> int:
+    """Run a process that imports a module; leave nothing of it behind if it is broken off."""
+    # A group of its own, for what the module has started belongs to it as well.
+    with subprocess.Popen(command, start_new_session=True) as process:
+        try:
+            return process.wait(timeout)
+        except BaseException as exc:
+            with suppress(ProcessLookupError):
+                os.killpg(process.pid, signal.SIGKILL)
+            if isinstance(exc, subprocess.TimeoutExpired):
+                raise ServeError(_took_too_long(module_name, timeout)) from None
+            raise
+
+
+def _took_too_long(module_name: str, timeout: float) -> str:
+    return (
+        f"importing {module_name} has not ended within {timeout:g} seconds: if it starts the "
+        'server, do that below `if __name__ == "__main__":`; if it is only slow, raise --timeout'
+    )
 
 
 def doctor_of_app(argv: Sequence[str], failure: BaseException | None) -> int:
@@ -303,6 +325,13 @@ def _add_doctor(commands: Any) -> None:
         "app", metavar="MODULE:APP", nargs="?", type=_app_spec, help="an application to look at"
     )
     parser.add_argument("--json", action="store_true", help="print one JSON object")
+    parser.add_argument(
+        "--timeout",
+        type=_seconds,
+        default=30.0,
+        metavar="SECONDS",
+        help="how long the application may take to be imported; default: %(default)g",
+    )
     parser.add_argument("--imported", action="store_true", help=argparse.SUPPRESS)
     parser.set_defaults(run=_doctor)
 
@@ -352,6 +381,17 @@ def _port(text: str) -> int:
     if not text.isdecimal() or int(text) > 65535:
         raise ValueError(f"{text!r} is no port: use 0 to 65535")
     return int(text)
+
+
+@_argument
+def _seconds(text: str) -> float:
+    try:
+        seconds = float(text)
+    except ValueError:
+        seconds = 0.0
+    if not seconds > 0:
+        raise ValueError(f"{text!r} is no number of seconds above 0")
+    return seconds
 
 
 @_argument

@@ -177,7 +177,7 @@ class MountedHandler(ABC):
 
     async def _refuse(self, session: Session, reason: str) -> None:
         """Reject, and tell the client to come again."""
-        logger.warning("handshake rejected: %s %s", self._qualname, reason)
+        logger.warning("%s: handshake rejected: it %s", session.transport._describe(), reason)
         await session.ws.reject(503, b"too many connections", {"retry-after": "1"})
 
     @abstractmethod
@@ -239,6 +239,7 @@ class _Sync(MountedHandler):
             )
             return
         release = self._threads.release if workers.are_threads else _nothing
+        workers._describe = session.transport._describe
         ws = SyncWebSocket(session, workers)
         call = partial(self._call, ws)
         try:

@@ -32,11 +32,13 @@ class LimitedInbox(Inbox):
         runtime: as `Inbox`.
         background: what its timers run in.
         fail: ends the connection with a code and a reason; does not block.
+        describe: says whose it is, for the log.
     """
 
     __slots__ = (
         "_background",
         "_bucket",
+        "_describe",
         "_fail",
         "_heard_at",
         "_nothing_came",
@@ -46,7 +48,12 @@ class LimitedInbox(Inbox):
     )
 
     def __init__(
-        self, options: Options, runtime: Runtime, background: Background, fail: Fail
+        self,
+        options: Options,
+        runtime: Runtime,
+        background: Background,
+        fail: Fail,
+        describe: Callable[[], str],
     ) -> None:
         super().__init__(
             max_messages=options.max_queue,
@@ -57,6 +64,7 @@ class LimitedInbox(Inbox):
         self._options = options
         self._background = background
         self._fail = fail
+        self._describe = describe
         rate = options.max_messages_per_second
         self._bucket = None if rate is None else _Bucket(rate, options.burst, time.monotonic())
         self._heard_at = 0.0
@@ -80,7 +88,7 @@ class LimitedInbox(Inbox):
         if self._bucket is not None and not self._bucket.take(now):
             reason = f"over {self._options.max_messages_per_second:g} messages a second"
             self._fail(_POLICY_VIOLATION, reason)
-            logger.warning("closing with %s: %s", _POLICY_VIOLATION, reason)
+            logger.warning("%s: closing with %s: %s", self._describe(), _POLICY_VIOLATION, reason)
             return True
         return super().put(message)
 

@@ -72,6 +72,8 @@ class Workers(ABC):
     killed: ClassVar[tuple[type[BaseException], ...]]
     """What a function is ended with from outside."""
 
+    _describe: Callable[[], str]  # says whose the functions are, for the log; the core sets it
+
     @abstractmethod
     def call(
         self,
@@ -145,8 +147,11 @@ class Runtime(ABC):
         """What runs beside the handler; asked for where the connection begins."""
 
     @abstractmethod
-    def thread(self) -> int | None:
-        """The running thread, in which all calls must be; `None` where workers mind that."""
+    def place(self) -> Callable[[], object] | None:
+        """A function that tells the place it is called in; `None` where workers mind that.
+
+        All calls of a connection must be made in one place.
+        """
 
     @abstractmethod
     async def checkpoint(self) -> None:

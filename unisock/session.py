@@ -38,7 +38,7 @@ from .errors import (
     is_foreign,
 )
 from .options import Options
-from .transport import HTTPError, HTTPResponse, Transport
+from .transport import HTTPError, HTTPResponse, Transport, printable
 from .websocket import WebSocket
 
 logger = logging.getLogger("unisock")
@@ -64,7 +64,7 @@ class Session:
     ws: WebSocket
 
     def __init__(self, name: str, transport: Transport, options: Options) -> None:
-        self.name = name
+        self.name = transport._handler_name = name
         self.transport = transport
         self.options = options
 
@@ -112,8 +112,8 @@ class Session:
             # The log comes after: it may wait, and the handler may answer meanwhile.
             await self.ws._refuse(503, b"the handler took too long")
             logger.warning(
-                "handshake rejected: handler %s has not answered it within %g seconds",
-                self.name,
+                "%s: handshake rejected: the handler has not answered it within %g seconds",
+                self.transport._describe(),
                 seconds,
             )
 
@@ -156,8 +156,8 @@ class Session:
         else:
             if self.ws._connecting and not self.ws.closed:
                 logger.warning(
-                    "handler %s returned without accept() or reject(): rejected with 403",
-                    self.name,
+                    "%s: returned without accept() or reject(): rejected with 403",
+                    self.transport._describe(),
                 )
             await _end(self.ws, 403, 1000)
 
@@ -210,7 +210,8 @@ def _origin_allowed(ws: WebSocket, options: Options) -> bool:
         return True
     origin = ", ".join(origins)
     logger.warning(
-        "handshake rejected: origin %r is not this host; to allow it mount with origins=[%r]",
+        "%s: handshake rejected: origin %r is not this host; to allow it mount with origins=[%r]",
+        ws._transport._describe(),
         origin,
         origin,
     )
@@ -235,7 +236,12 @@ async def _end_as(ending: BaseException, ws: WebSocket) -> None:
             await _end(ws, 403, ending.code, ending.reason)
         case InvalidMessage():
             if not ws.closed:
-                logger.warning("closing with %s: %s", ending.code, ending.reason)
+                logger.warning(
+                    "%s: closing with %s: %s",
+                    ws._transport._describe(),
+                    ending.code,
+                    printable(ending.reason),
+                )
             await _end(ws, 403, ending.code, ending.reason)
         case HandshakeRejected():
             await _reject_or_close(ws, ending.status_code, "", ending.body, ending.headers)
@@ -245,7 +251,9 @@ async def _end_as(ending: BaseException, ws: WebSocket) -> None:
                 ws, ending.status_code, ending.title, response.body, response.headers
             )
         case _:
-            logger.debug("handler ended by the disconnect: %r", str(ending))
+            logger.debug(
+                "handler %s ended by the disconnect: %r", ws._transport._handler_name, str(ending)
+            )
             await _end(ws, 403, 1000)
 
 

@@ -301,7 +301,9 @@ class SyncWebSocket(Connection):
             if self._failure is None and not self._failures_are_logged:
                 self._failure = exc  # raised to the framework by `_end`
             else:
-                logger.exception("another function of the connection failed")
+                logger.exception(
+                    "%s: another function of the connection failed", self._transport._describe()
+                )
         finally:
             self._failing -= 1
             if self._failed is not None and not self._failed.done():
@@ -356,7 +358,11 @@ class SyncWebSocket(Connection):
         if self._failure is not None and handler_error is None:
             raise self._failure
         if self._failure is not None:
-            logger.error("a function beside the handler failed as well", exc_info=self._failure)
+            logger.error(
+                "%s: a function beside the handler failed as well",
+                self._transport._describe(),
+                exc_info=self._failure,
+            )
 
 
 class _UntilDisconnect(Iterator[T]):

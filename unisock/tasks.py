@@ -19,12 +19,17 @@ class ConnectionTasks:
     Args:
         handler: the handler's task.
         is_normal_end: whether what a task raises is no error.
+        describe: what a line of the log about the connection begins with.
     """
 
     def __init__(
-        self, handler: asyncio.Task[Any], is_normal_end: Callable[[BaseException], bool]
+        self,
+        handler: asyncio.Task[Any],
+        is_normal_end: Callable[[BaseException], bool],
+        describe: Callable[[], str],
     ) -> None:
         self._is_normal_end = is_normal_end
+        self._describe = describe
         self._failure: BaseException | None = None
         self._handler = handler
         self._tasks: set[asyncio.Task[Any]] = set()
@@ -43,7 +48,9 @@ class ConnectionTasks:
         if exc is None or self._is_normal_end(exc):
             return
         if self._failure is not None:
-            logger.error("another task of the connection failed", exc_info=exc)
+            logger.error(
+                "%s: another task of the connection failed", self._describe(), exc_info=exc
+            )
             return
         self._failure = exc
         if not self._ending:
@@ -79,7 +86,11 @@ class ConnectionTasks:
         if (normal or by_task) and not by_others:
             return self._failure
         if self._failure is not None:
-            logger.error("a task of the connection failed as well", exc_info=self._failure)
+            logger.error(
+                "%s: a task of the connection failed as well",
+                self._describe(),
+                exc_info=self._failure,
+            )
         if by_others and not is_cancelled:
             raise asyncio.CancelledError
         return None

@@ -339,6 +339,8 @@ class Transport(ABC):
     runtime: Runtime = ASYNCIO
     """What the verbs wait with, and so the whole connection."""
 
+    _handler_name = "?"  # a session knows it
+
     @abstractmethod
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """Complete the handshake.  Arguments are checked, names in lower case."""
@@ -373,6 +375,15 @@ class Transport(ABC):
     def translate(self, exc: Exception) -> UnisockError | None:
         """What a framework's exception means: `HTTPError`, `WebSocketException` or `None`."""
         return None
+
+    def _describe(self) -> str:
+        """The handler, the path and the client: what each line of the log about it begins with.
+
+        What comes from the peer is quoted and escaped, so that it can forge no line.
+        """
+        path, client = self.handshake.url.path, self.handshake.client
+        who = "unknown" if client is None else repr(f"{client.host}:{client.port}")
+        return f"handler {self._handler_name}, path {path!r}, client {who}"
 
 
 class PullTransport(Transport):
@@ -423,7 +434,10 @@ class PullTransport(Transport):
                 elif not inbox.put(message):
                     await self._room(inbox)
         except Exception:
-            logger.exception("reading from the server failed; the connection counts as broken")
+            logger.exception(
+                "%s: reading from the server failed; the connection counts as broken",
+                self._describe(),
+            )
         finally:
             inbox.disconnect(1006)
 
@@ -442,6 +456,11 @@ class PullTransport(Transport):
         room = asyncio.Event()
         inbox.call_on_room(room.set)
         await room.wait()
+
+
+def printable(text: str) -> str:
+    """`text` in one line, for the log: what is not printable is escaped."""
+    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _exceeds(message: str | bytes, limit: int) -> bool:

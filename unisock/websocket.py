@@ -23,7 +23,7 @@ from .errors import (
 from .handshake import check_headers
 from .limits import LimitedInbox
 from .options import Options
-from .runtime import Background, Waiter, get_ident
+from .runtime import Background, Waiter
 from .tasks import ConnectionTasks
 from .transport import ConnectionLost, Inbox, Transport
 
@@ -43,6 +43,14 @@ _MAX_REASON = 123
 # RFC 9110, section 8.6: responses that have neither a body nor its length.
 _NO_BODY = (204, 304)
 
+
+# What works from another thread, and from another greenlet.
+_STRAY_REMEDIES = {
+    "send": "put the message into an asyncio.Queue that a task of the handler sends from, by "
+    "loop.call_soon_threadsafe(queue.put_nowait, message)",
+    "close": "use asyncio.run_coroutine_threadsafe(ws.close(), loop), and do not wait for it",
+    "start_soon": "use loop.call_soon_threadsafe(ws.start_soon, function)",
+}
 
 _Response: TypeAlias = tuple[int, bytes, list[tuple[str, str]]]
 
@@ -65,7 +73,8 @@ class WebSocket(Connection):
     may be cancelled: a cancelled receive loses no message, a cancelled send
     has sent its message whole or not at all.  Sends may be called from several
     tasks at once, receives from one at a time.  All tasks are of the event
-    loop that the handler runs on: in another thread a send raises `InvalidState`.
+    loop that the handler runs on: elsewhere a send, `close` and `start_soon` raise
+    `InvalidState`.
     """
 
     __slots__ = (
@@ -74,18 +83,21 @@ class WebSocket(Connection):
         "_handler_task",
         "_options",
         "_phase",
+        "_place",
         "_runtime",
         "_sent_in_a_row",
         "_subprotocol",
         "_tasks",
-        "_thread",
+        "_where",
     )
 
     def __init__(self, transport: Transport, options: Options) -> None:
         self._transport = transport
         self._handshake = transport.handshake
         self._runtime = transport.runtime
-        self._thread = transport.runtime.thread()
+        # Called at each send: where that is not the handler's place it would hang, or worse.
+        self._where = transport.runtime.place()
+        self._place = None if self._where is None else self._where()
         self._options = options
         self._phase = _Phase.CONNECTING
         self._subprotocol: str | None = None
@@ -104,7 +116,7 @@ class WebSocket(Connection):
         if options.limits_messages:
             background = runtime.background()
             fail = partial(self._fail_soon, background)
-            return LimitedInbox(options, runtime, background, fail)
+            return LimitedInbox(options, runtime, background, fail, self._transport._describe)
         return Inbox(
             max_messages=options.max_queue,
             max_size=options.max_queue_size,
@@ -144,10 +156,16 @@ class WebSocket(Connection):
         pairs = check_headers(headers)
         self._raise_if_ended()
         if pairs and not self.capabilities.accept_headers:
-            logger.warning("this server sends no headers with accept(): they are left out")
+            logger.warning(
+                "%s: this server sends no headers with accept(): they are left out",
+                self._transport._describe(),
+            )
             pairs = []
         if subprotocol is not None and not self.capabilities.subprotocol:
-            logger.warning("this server sends no subprotocol with accept(): it is left out")
+            logger.warning(
+                "%s: this server sends no subprotocol with accept(): it is left out",
+                self._transport._describe(),
+            )
             subprotocol = None
         self._phase = _Phase.ACCEPTING
         try:
@@ -303,7 +321,7 @@ class WebSocket(Connection):
         # As _send(), without one more coroutine: the most frequent of all calls.
         if self._phase is not _OPEN or self._inbox.ended is not None:
             raise self._cannot_send()
-        if self._thread is not None and get_ident() != self._thread:
+        if self._where is not None and self._where() != self._place:
             raise self._stray("send")
         try:
             await self._transport.send(data)
@@ -333,7 +351,7 @@ class WebSocket(Connection):
     async def _send(self, data: str | bytes) -> None:
         if self._phase is not _OPEN or self._inbox.ended is not None:
             raise self._cannot_send()
-        if self._thread is not None and get_ident() != self._thread:
+        if self._where is not None and self._where() != self._place:
             raise self._stray("send")
         try:
             await self._transport.send(data)
@@ -393,7 +411,7 @@ class WebSocket(Connection):
         if self._phase is _Phase.CONNECTING:
             await self.reject(403)
         else:
-            if self._thread is not None and get_ident() != self._thread:
+            if self._where is not None and self._where() != self._place:
                 raise self._stray("close")
             self._inbox.close(code, reason, self._runtime.current())
             await self._finish(self._transport.close(code, reason))
@@ -415,11 +433,13 @@ class WebSocket(Connection):
             *args: its arguments.
 
         Raises:
-            InvalidState: the handler has ended.
+            InvalidState: the handler has ended, or runs on another event loop.
             TypeError: `function` is none, or does not take `args`.
         """
         if self._handler_task is None:
             raise InvalidState("start_soon() came too late: the handler has ended")
+        if self._where is not None and self._where() != self._place:
+            raise self._stray("start_soon")
         if iscoroutine(function):
             function.close()  # lest Python complain that nobody has awaited it
         if not callable(function):
@@ -431,7 +451,9 @@ class WebSocket(Connection):
         if not iscoroutine(coroutine):
             raise TypeError(f"start_soon() takes a coroutine function; {function!r} is none")
         if self._tasks is None:
-            self._tasks = ConnectionTasks(self._handler_task, self._inbox.is_normal_end)
+            self._tasks = ConnectionTasks(
+                self._handler_task, self._inbox.is_normal_end, self._transport._describe
+            )
         self._tasks.start(coroutine)
 
     # For the session
@@ -456,7 +478,7 @@ class WebSocket(Connection):
 
     async def _fail(self, code: int, reason: str) -> None:
         # Here, for on gevent a log that waits must not be written to from the hub.
-        logger.debug("closing with %s: %s", code, reason)
+        logger.debug("%s: closing with %s: %s", self._transport._describe(), code, reason)
         self._finishing -= 1  # `_finish` counts it, and there was no wait between
         await self._finish(self._transport.close(code, reason))
 
@@ -504,8 +526,8 @@ class WebSocket(Connection):
 
     def _stray(self, method: str) -> InvalidState:
         return InvalidState(
-            f"{method}() is called in another thread than the connection's: use "
-            "asyncio.run_coroutine_threadsafe() with the event loop that the handler runs on"
+            f"{method}() is called outside of the event loop that the handler runs on: "
+            f"{_STRAY_REMEDIES[method]}"
         )
 
     def _not_open(self, method: str) -> InvalidState:

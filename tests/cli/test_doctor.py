@@ -326,6 +326,9 @@ def test_the_patch(doctor: Doctor, tmp_path: Path, source: str, codes: list[str]
         ("chat:app", ["no attribute 'app'", "did you mean 'api'?"]),
         ("leaves:app", ["SystemExit: bye", "leaves.py, line 1"]),
         ("--jason", ["--jason"]),
+        ("--timeout=soon", ["--timeout", "'soon' is no number of seconds above 0"]),
+        ("--timeout=0", ["--timeout", "'0' is no number of seconds above 0"]),
+        ("--timeout=nan", ["--timeout", "'nan' is no number of seconds above 0"]),
     ],
 )
 def test_mistake(doctor: Doctor, tmp_path: Path, argument: str, parts: list[str]) -> None:
@@ -348,6 +351,28 @@ def test_ctrl_c(unisock: Start, tmp_path: Path) -> None:
     command.send(signal.SIGINT, group=True)
     assert command.wait() == 130
     assert command.errors() == ""
+
+
+# A module as one finds them: it serves when it is imported, and has a process of its own.
+SERVES = """
+import socket, subprocess, sys
+with socket.create_server(("127.0.0.1", 0)) as listener:
+    child = subprocess.Popen([sys.executable, "-c", "import time; time.sleep(600)"])
+    open("started", "w").write(str(child.pid))
+    listener.accept()
+"""
+
+
+def test_a_module_that_serves_when_it_is_imported(unisock: Start, tmp_path: Path) -> None:
+    write(tmp_path, site_app=SERVES)
+    command = unisock("doctor", "--timeout=5", "site_app:app")
+    assert command.wait() == 2  # when each of its processes has let go of stdout
+    assert (tmp_path / "started").exists()
+    (line,) = command.errors().splitlines()
+    assert line == (
+        "unisock doctor: importing site_app has not ended within 5 seconds: if it starts the "
+        'server, do that below `if __name__ == "__main__":`; if it is only slow, raise --timeout'
+    )
 
 
 def test_a_module_is_imported_once_and_its_own_error_told(doctor: Doctor, tmp_path: Path) -> None:

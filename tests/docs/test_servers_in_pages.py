@@ -150,11 +150,11 @@ ROOM = Example("/rooms/tea", says("tea"))
 CHAT = Example("/rooms/tea?name=Ada", chats)
 EXAMPLES: dict[str, dict[str, Example]] = {
     "README.md": dict.fromkeys(
-        ["starlette_app", "fastapi_app", "falcon_app", "flask_app", "handler"], ROOM
+        ["starlette_app", "fastapi_app", "falcon_app", "aiohttp_app", "flask_app", "handler"], ROOM
     ),
     "docs/tutorial.md": {
         "hello": Example("/?name=Ada", greets),
-        **dict.fromkeys(["chat", "fastapi_chat", "flask_chat"], CHAT),
+        **dict.fromkeys(["chat", "fastapi_chat", "flask_chat", "aiohttp_chat"], CHAT),
     },
     "docs/how-to/asgi.md": {"app": Example("/any", echoes)},
     "docs/how-to/starlette.md": {"app": ROOM, "by_hand": ROOM},
@@ -186,7 +186,7 @@ EXAMPLES: dict[str, dict[str, Example]] = {
         "clock": Example("/", ticks("tick")),
         "watch": Example("/", ticks("tick")),
         **dict.fromkeys(["feed", "plain_feed"], Example("/", repeats)),
-        "flask_app": Example("/feed", repeats),
+        **dict.fromkeys(["flask_app", "flask_feed"], Example("/feed", repeats)),
     },
     "docs/how-to/limits.md": {"limits_app": Example("/chat", knocks)},
     "docs/reference/options.md": {"options": Example("/ws", answers_json)},
@@ -315,6 +315,26 @@ def test_the_tutorial_s_chat(framework: str, tmp_path: Path) -> None:
                 bob.send("hello")
                 assert ada.recv(timeout=10) == "Bob: hello"
             assert ada.recv(timeout=10) == "Bob has left"
+
+
+@pytest.mark.parametrize("patched", [False, True])
+def test_a_view_of_flask_publishes(tmp_path: Path, patched: bool) -> None:
+    name = "docs/how-to/background-work.md"
+    command = "python flask_feed.py"
+    if patched:
+        command = "python patched.py"
+        (tmp_path / "patched.py").write_text(
+            "from gevent import monkey\nmonkey.patch_all()\nimport runpy\n"
+            "runpy.run_path('flask_feed.py', run_name='__main__')\n"
+        )
+    with (
+        serving(name, command, tmp_path) as port,
+        connect(f"ws://127.0.0.1:{port}/feed") as client,
+    ):
+        repeats(client)
+        with urlopen(f"http://127.0.0.1:{port}/say", b"from a view") as response:
+            assert response.read() == b"published\n"
+        assert client.recv(timeout=10) == "from a view"
 
 
 def test_fastapi_s_dependency_rejects(tmp_path: Path) -> None:

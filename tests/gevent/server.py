@@ -167,6 +167,40 @@ async def queued(ws: WebSocket) -> None:
     await ws.send_text(await from_views.get())
 
 
+async def shared(ws: WebSocket) -> None:
+    """Be used by views; send what they put into a queue."""
+    await ws.accept()
+    queue: asyncio.Queue[str] = asyncio.Queue()
+    used_by_views.append((ws, asyncio.get_running_loop(), queue))
+    ws.start_soon(pump, ws, queue)
+    try:
+        async for message in ws:
+            await ws.send(message)
+    finally:
+        used_by_views.clear()
+
+
+async def pump(ws: WebSocket, queue: asyncio.Queue[str]) -> None:
+    """Send what is in the queue."""
+    while True:
+        await ws.send_text(await queue.get())
+
+
+async def _stray(ws: WebSocket, method: str) -> str:
+    """Call a method where the handler does not run; what it raises."""
+    try:
+        if method == "send":
+            await ws.send(b"x" * 2**25)  # more than lies between: it would wait
+        elif method == "close":
+            await ws.close(4000)
+        else:
+            ws.start_soon(ws.send_text, "stray")
+    except unisock.InvalidState as exc:
+        return str(exc)
+    return "nothing was raised"
+
+
+used_by_views: list[tuple[WebSocket, asyncio.AbstractEventLoop, asyncio.Queue[str]]] = []
 counts = dict.fromkeys(
     (
         "sent",
@@ -249,6 +283,33 @@ async def async_view() -> str:
     return "async"
 
 
+@app.get("/stray/<method>")
+def stray(method: str) -> str:
+    """Use a connection on an event loop of this greenlet's own."""
+    ((ws, _, _),) = used_by_views
+    return asyncio.run(_stray(ws, method))
+
+
+@app.get("/async-stray/<method>")
+async def async_stray(method: str) -> str:
+    """The same in Flask's own async view."""
+    ((ws, _, _),) = used_by_views
+    return await _stray(ws, method)
+
+
+@app.get("/remedy/<method>")
+def remedy(method: str) -> str:
+    """Do what the message of such an error says."""
+    ((ws, loop, queue),) = used_by_views
+    if method == "send":
+        loop.call_soon_threadsafe(queue.put_nowait, "from a view")
+    elif method == "close":
+        asyncio.run_coroutine_threadsafe(ws.close(4000), loop)
+    else:
+        loop.call_soon_threadsafe(ws.start_soon, ws.send_text, "from a view")
+    return "done"
+
+
 @app.get("/running-loop")
 def running_loop() -> str:
     """Whether another greenlet's loop shows in this one."""
@@ -270,6 +331,7 @@ for path, handler, options in (
     ("/gives-up", gives_up_sending, {"close_timeout": 0.2}),
     ("/exits", exits, {}),
     ("/queued", queued, {}),
+    ("/shared", shared, {}),
     ("/hasty", echo, {"close_timeout": 0.2}),
 ):
     unisock.mount(app, path, handler, name=path[1:], **options)

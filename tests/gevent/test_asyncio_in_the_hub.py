@@ -6,7 +6,10 @@ import asyncio
 import json
 from concurrent.futures import ThreadPoolExecutor
 
+import pytest
 from websockets.asyncio.client import connect
+from websockets.exceptions import ConnectionClosed
+from websockets.sync.client import connect as sync_connect
 
 from tests.servers import Server
 
@@ -78,6 +81,34 @@ def test_a_greenlet_puts_into_an_asyncio_queue(server: Server) -> None:
             assert await ws.recv() == "from a view"
 
     asyncio.run(main())
+
+
+REMEDIES = {
+    "send": "loop.call_soon_threadsafe(queue.put_nowait, message)",
+    "close": "asyncio.run_coroutine_threadsafe(ws.close(), loop)",
+    "start_soon": "loop.call_soon_threadsafe(ws.start_soon, function)",
+}
+
+
+@pytest.mark.parametrize("method", REMEDIES)
+def test_a_view_that_uses_a_connection_is_told_how(server: Server, method: str) -> None:
+    """At once, though the peer reads nothing; and what it is told works."""
+    with sync_connect(server.url("/shared")) as ws:
+        ws.send("ready")
+        assert ws.recv(10) == "ready"
+        for view in ("stray", "async-stray"):
+            status, said = server.get(f"/{view}/{method}")
+            assert status == 200
+            assert "outside of the event loop that the handler runs on" in said
+            assert REMEDIES[method] in said
+        ws.send("unharmed")
+        assert ws.recv(10) == "unharmed"
+        assert server.get(f"/remedy/{method}") == (200, "done")
+        if method == "close":
+            with pytest.raises(ConnectionClosed, match="4000"):
+                ws.recv(10)
+        else:
+            assert ws.recv(10) == "from a view"
 
 
 def test_sys_exit_in_a_handler_ends_the_process(spare_server: Server) -> None:

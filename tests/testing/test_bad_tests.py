@@ -5,12 +5,20 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Callable, Coroutine
-from typing import Any
+from contextlib import suppress
+from dataclasses import dataclass
+from typing import Any, Literal
 
 import pytest
 
 from tests.testing.twins import TWINS, run
-from unisock import WebSocket, WebSocketDisconnect
+from unisock import (
+    SocketView,
+    WebSocket,
+    WebSocketDisconnect,
+    WebSocketEndpoint,
+    on_message,
+)
 from unisock.testing import (
     Connect,
     ConnectionRejected,
@@ -18,6 +26,7 @@ from unisock.testing import (
     PeerError,
     PeerTimeout,
     UnexpectedMessage,
+    connect,
 )
 
 WHERE = (None, "starlette", "flask")
@@ -64,6 +73,81 @@ async def greet(ws: WebSocket) -> None:
     await ws.accept()
     await ws.send("hello")
     await ws.receive()  # the line of greet
+
+
+def silent(attributes: dict[str, Any]) -> type[WebSocketEndpoint]:
+    return type("Silent", (WebSocketEndpoint,), attributes)
+
+
+@dataclass
+class Join:
+    type: Literal["join"] = "join"
+
+
+@on_message(Join)
+async def join(self: Any, ws: WebSocket, message: Join) -> None:
+    await ws.send("joined")
+
+
+ENDPOINTS = [
+    silent(attributes)
+    for attributes in ({}, {"encoding": "text"}, {"encoding": "json"}, {"join": join})
+]
+
+for _endpoint in ENDPOINTS:
+
+    @bad(
+        PeerTimeout,
+        "for a message from the handler",
+        "the handler Silent is at:\n  (no code of yours: it waits for its next message)",
+    )
+    async def endpoint_waits(
+        connect: Connect, where: Where, endpoint: type[WebSocketEndpoint] = _endpoint
+    ) -> None:
+        async with connect(endpoint, **where) as peer:
+            await peer.receive()
+
+
+class View(SocketView):
+    encoding = "bytes"
+
+
+@bad(PeerTimeout, "the handler View is at:\n  (no code of yours: it waits for its next message)")
+async def view_waits(connect: Connect, where: Where) -> None:
+    async with connect(View, **where) as peer:
+        await peer.receive()
+
+
+async def gives_up(ws: WebSocket) -> None:
+    await ws.accept()
+    with suppress(TimeoutError):
+        async with asyncio.timeout(0.05):
+            while True:
+                await ws.send(b"x" * 65536)
+
+
+def test_it_is_told_that_the_close_waits_for_the_peer() -> None:
+    with pytest.raises(PeerTimeout) as caught, connect(gives_up, timeout=0.3) as peer:
+        peer.pause_reading()
+        peer.wait_closed()
+    assert "is at:\n  (no code of yours: it closes the connection, and waits" in str(caught.value)
+
+
+async def sends_much(ws: WebSocket) -> None:
+    await ws.accept()
+    while True:
+        await ws.send(b"x" * 65536)  # the line of sends_much
+
+
+@pytest.mark.parametrize("on", WHERE, ids=str)
+def test_the_server_s_own_lines_are_left_out(on: str | None) -> None:
+    where: Where = {} if on is None else {"on": on}
+    with pytest.raises(PeerTimeout) as caught, connect(sends_much, timeout=0.5, **where) as peer:
+        peer.pause_reading()
+        peer.wait_closed()
+    _, _, stack = str(caught.value).partition("is at:\n")
+    assert "# the line of sends_much" in stack.split("\n")[1]
+    assert stack.count("  File ") == 1
 
 
 @bad(
@@ -165,7 +249,7 @@ async def forgetful(ws: WebSocket) -> None:
     pass
 
 
-@bad(ConnectionRejected, "403", "forgetful returned without accept()")
+@bad(ConnectionRejected, "403", "forgetful, path '/'", "returned without accept()")
 async def handler_returns_without_accept(connect: Connect, where: Where) -> None:
     async with connect(forgetful, **where):
         pytest.fail("it was entered")

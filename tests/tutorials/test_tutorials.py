@@ -41,6 +41,10 @@ from %s import WebSocketHandler
 address = ("127.0.0.1", int(os.environ["PORT"]))
 WSGIServer(address, app, handler_class=WebSocketHandler).serve_forever()
 """
+AIOHTTP = """
+from tests.tutorials.apps.aiohttp_app import run
+run()
+"""
 STOCK = "geventwebsocket.handler"
 OWN = "unisock.adapters.flask"
 
@@ -48,10 +52,11 @@ PORTED = {
     "starlette": ("apps.starlette_app", None),
     "fastapi": ("apps.fastapi_app", None),
     "falcon": ("apps.falcon_app", None),
+    "aiohttp": ("apps.aiohttp_app", None),
     "flask": ("apps.flask_app", OWN),
     "flask stock": ("apps.flask_app", STOCK),
 }
-"""The applications, each with the handler class if gevent serves it, and else uvicorn."""
+"""The applications, each with the handler class if gevent serves it."""
 
 NATIVE = {
     "starlette_endpoint": ("originals.starlette_endpoint", None),
@@ -74,7 +79,9 @@ def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerOf]:
             module, handler_class = (PORTED | NATIVE)[name]
             folder = tmp_path_factory.mktemp("server")
             source = IMPORT % module
-            if handler_class is None:
+            if name == "aiohttp":
+                server = Server(folder, source + AIOHTTP)
+            elif handler_class is None:
                 server = uvicorn(folder, source)
             else:
                 server = Server(folder, source + GEVENT % handler_class)
@@ -266,7 +273,8 @@ def close(client: ClientConnection, last: str | bytes | int | None) -> None:
         client.close(last)  # type: ignore[arg-type]  # None: as a browser's `close()` does
 
 
-@pytest.mark.parametrize("place", places("falcon_resource"))
+# Not on aiohttp, which has one handler for the GET requests of a path.
+@pytest.mark.parametrize("place", [p for p in places("falcon_resource") if p != "aiohttp"])
 def test_a_page_at_the_path_of_the_handler(place: str, server_of: ServerOf) -> None:
     assert server_of(place).get("/hello/Ada") == (200, "Hello, Ada!")
 

@@ -1296,7 +1296,8 @@ class TestOnDisconnect:
         assert Endpoint.log == [("connect",), ("disconnect", 1006)]
         warnings = [record.getMessage() for record in caplog.records]
         assert len(warnings) == (how == "nothing")
-        assert all("Endpoint returned without accept()" in text for text in warnings)
+        assert all("Endpoint, path '/', " in text for text in warnings)
+        assert all(": returned without accept()" in text for text in warnings)
 
     def test_the_client_goes_before_accept(self) -> None:
         endpoint = recorder()

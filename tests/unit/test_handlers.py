@@ -295,5 +295,5 @@ class TestPrepare:
         with pytest.raises(ConnectionRejected) as caught, connect(handler):
             pass
         (record,) = caplog.records
-        assert f"handler {name} returned without accept()" in record.getMessage()
+        assert record.getMessage().startswith(f"handler {name}, path ")
         assert record.getMessage() in str(caught.value)

@@ -53,7 +53,8 @@ class Limited:
     async def _create(self, options: Options) -> None:
         runtime = ManualRuntime()
         self.timers = runtime.timers
-        self.inbox = LimitedInbox(options, runtime, runtime.background(), self._fail)
+        background = runtime.background()
+        self.inbox = LimitedInbox(options, runtime, background, self._fail, lambda: "a handler")
 
     def _fail(self, code: int, reason: str) -> None:
         self.ends.append((code, reason))

@@ -67,7 +67,8 @@ class TestReturns:
         assert rejection(forgetful) == rejected(403)
         (record,) = caplog.records
         assert record.levelname == "WARNING"
-        assert "forgetful returned without accept()" in record.getMessage()
+        assert "forgetful, path '/', client " in record.getMessage()
+        assert ": returned without accept()" in record.getMessage()
 
     def test_open(self, caplog: pytest.LogCaptureFixture) -> None:
         async def handler(ws: WebSocket) -> None:

@@ -1314,7 +1314,8 @@ class TestMaxThreads:
             (record,) = caplog.records
             assert record.levelname == "WARNING"
             assert "max_threads=" in record.getMessage()
-            assert ".handler runs in 2 threads" in record.getMessage()
+            assert ".handler, path '/', client " in record.getMessage()
+            assert "it runs in 2 threads" in record.getMessage()
             assert len(started) == 2
 
             transports[0].peer_sends("end")

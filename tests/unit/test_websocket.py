@@ -502,16 +502,20 @@ class TestReceiveJSON:
 class TestAnotherThread:
     def test_sends_and_closes_raise_there(self) -> None:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
-            for call in (
-                functools.partial(ws.send_text, "x"),
-                functools.partial(ws.send, b"x"),
-                ws.close,
+            async def start_soon() -> None:
+                ws.start_soon(ws.send_text, "x")
+
+            for call, remedy in (
+                (functools.partial(ws.send_text, "x"), "queue.put_nowait, message"),
+                (functools.partial(ws.send, b"x"), "queue.put_nowait, message"),
+                (ws.close, r"run_coroutine_threadsafe\(ws.close"),
+                (start_soon, r"call_soon_threadsafe\(ws.start_soon"),
             ):
 
                 async def stray(call: Callable[[], Awaitable[None]] = call) -> None:
                     await call()
 
-                with pytest.raises(InvalidState, match="run_coroutine_threadsafe"):
+                with pytest.raises(InvalidState, match=remedy):
                     await asyncio.to_thread(asyncio.run, stray())
             await ws.send("unharmed")
             assert transport.sent[-1] == ("send", "unharmed")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
 from typing import Any, TypedDict
@@ -217,6 +218,12 @@ async def test_an_escaping_invalid_message_closes(server: Server) -> None:
             assert (await client.closed())[0] == code, method
         log = server.log_since(mark)
         assert log.count(f"closing with {code}") == 1, log
+        who = (
+            "handler let_invalid_escape, "
+            f"path '/receiving/invalid-escapes/{method}', "
+            r"client '127\.0\.0\.1:\d+'"
+        )
+        assert re.search(f"{who}: closing with {code}", log), log
         assert "Traceback" not in log, log
 
 

@@ -12,7 +12,7 @@ from pathlib import Path
 from typing import Any
 from uuid import UUID
 
-from unisock import InvalidMessage, WebSocket, WebSocketDisconnect
+from unisock import InvalidMessage, InvalidState, WebSocket, WebSocketDisconnect
 
 from .harness import Client, Server, clause, journal, mounted
 
@@ -455,3 +455,34 @@ async def test_the_codec_can_be_replaced(server: Server) -> None:
                 "TypeError",
             ]
             assert [await client.recv() for _ in expected] == expected
+
+
+@mounted("/sending/elsewhere")
+async def use_elsewhere(ws: WebSocket) -> None:
+    """Use the connection on the event loop of another thread; tell what is raised."""
+    await ws.accept()
+    for method in ("send", "close", "start_soon"):
+        await ws.send_text(await asyncio.to_thread(asyncio.run, _use(ws, method)))
+
+
+async def _use(ws: WebSocket, method: str) -> str:
+    try:
+        match method:
+            case "send":
+                await ws.send_text("stray")
+            case "close":
+                await ws.close(4000)
+            case _:
+                ws.start_soon(ws.send_text, "stray")
+    except InvalidState as exc:
+        return str(exc)
+    return "nothing was raised"
+
+
+@clause("5.6")
+async def test_on_another_event_loop_nothing_is_sent(server: Server) -> None:
+    """The message says what to do, and the connection goes on."""
+    async with server.connect("/sending/elsewhere") as client:
+        for remedy in ("queue.put_nowait", "run_coroutine_threadsafe", "ws.start_soon"):
+            assert remedy in await client.recv()
+        assert await client.closed() == (1000, "")

@@ -258,4 +258,4 @@ def _rows() -> Iterator[Row]:
 
 
 ROWS = tuple(_rows())
-"""Every framework on every server that its users run."""
+"""The frameworks, each on the servers that the suite runs it on."""

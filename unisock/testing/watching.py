@@ -12,14 +12,18 @@ from collections.abc import Callable, Coroutine, Generator, Iterator, Mapping
 from concurrent import futures
 from contextlib import contextmanager, nullcontext, suppress
 from contextvars import ContextVar
+from itertools import takewhile
 from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from unisock.endpoints import serve_endpoint
 from unisock.handlers import Handler, MountedHandler, prepare
 from unisock.options import OptionsDict
 from unisock.runtime import Runtime
 from unisock.session import Session
+from unisock.transport import Inbox
+from unisock.websocket import WebSocket
 
 from .errors import PeerError, PeerTimeout
 
@@ -27,6 +31,8 @@ __tracebackhide__ = True  # pytest shows the lines of the test, and of the handl
 
 _STRAY = "it awaited what another task has cancelled; catch that where it is awaited"
 _NOWHERE = "  (no code of yours: it has not begun, or has returned)"
+_NEXT_MESSAGE = "  (no code of yours: it waits for its next message)"
+_CLOSING = "  (no code of yours: it closes the connection, and waits for the peer to read)"
 # Modules whose frames say nothing about a handler.
 _NOT_THE_USERS = ("unisock", "asyncio", "threading", "concurrent", "contextlib", "gevent")
 
@@ -136,7 +142,8 @@ class Watch:
         if self.done.done():
             how = f"has raised {self.error!r}" if self.error else "has ended"
             return f"the handler {self.name} {how}"
-        lines = [f"the handler {self.name} is at:", *(_format(self._frames()) or [_NOWHERE])]
+        frames = self._frames()
+        lines = [f"the handler {self.name} is at:", *(_format(frames) or [_elsewhere(frames)])]
         if self._blocks():
             lines += [f"and blocks its event loop: {UNBLOCK}"]
         for task in self.left():
@@ -298,9 +305,19 @@ def _frames_of_task(task: asyncio.Task[Any]) -> Iterator[tuple[FrameType, int]]:
 def _format(frames: list[tuple[FrameType, int]]) -> list[str]:
     # What is before the watch is the server's and the framework's.
     start = max((n for n, (frame, _) in enumerate(frames) if _is_watch(frame)), default=0)
-    users = [pair for pair in frames[start:] if _module(pair[0]) not in _NOT_THE_USERS]
+    # So is what an adapter calls for the handler.
+    called = takewhile(lambda pair: not _is_adapter(pair[0]), frames[start:])
+    users = [pair for pair in called if _module(pair[0]) not in _NOT_THE_USERS]
     summary = traceback.StackSummary.extract(iter(users))
     return [line.rstrip() for line in summary.format()]
+
+
+def _elsewhere(frames: list[tuple[FrameType, int]]) -> str:
+    """What a handler is doing when none of its own code runs."""
+    running = {frame.f_code for frame, _ in frames}
+    if WebSocket.close.__code__ in running:
+        return _CLOSING
+    return _NEXT_MESSAGE if {serve_endpoint.__code__, Inbox.get.__code__} <= running else _NOWHERE
 
 
 def describe_task(task: asyncio.Task[Any]) -> str:
@@ -329,6 +346,10 @@ def _outermost_first(frame: FrameType | None) -> list[tuple[FrameType, int]]:
 
 def _is_watch(frame: FrameType) -> bool:
     return frame.f_globals.get("__name__") == __name__
+
+
+def _is_adapter(frame: FrameType) -> bool:
+    return str(frame.f_globals.get("__name__", "")).startswith("unisock.adapters.")
 
 
 def _module(frame: FrameType) -> str:
