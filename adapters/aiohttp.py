@@ -29,7 +29,7 @@ from multidict import CIMultiDict
 from unisock import Address, Capabilities, Handler, UnisockError
 from unisock.errors import check_close_code
 from unisock.handlers import MountedHandler, prepare
-from unisock.handshake import Handshake
+from unisock.handshake import Handshake, client_address
 from unisock.options import Options, OptionsDict
 from unisock.paths import CONVERTERS, Parameter, PathTemplate
 from unisock.session import Session
@@ -53,15 +53,12 @@ class AiohttpHandshake(Handshake):
         self._request = request
         self._path_params = path_params
         # To be known after the end, too.
-        peer, host = request.get_extra_info("peername"), request.remote
-        self._client = None
-        if isinstance(peer, tuple) and host is not None:
-            self._client = Address(host, peer[1] if host == peer[0] else 0)
+        self._client = _client(request)
 
     @property
     def scheme(self) -> str:
-        """``wss`` where the request says ``https``, which a proxy's middleware may do."""
-        return "wss" if self._request.scheme == "https" else "ws"
+        """The request's, which a proxy's middleware may have changed."""
+        return self._request.scheme
 
     @property
     def raw_path(self) -> str:
@@ -106,6 +103,16 @@ class AiohttpHandshake(Handshake):
         # Not the request itself: since aiohttp 3.14 that warns of names, for it
         # would have keys of a type of its own.  Seen in aiohttp 3.14.
         return cast(MutableMapping[str, Any], self._request._state)
+
+
+def _client(request: web.Request) -> Address | None:
+    """The peer, or what a proxy's middleware says by ``request.clone(remote=…)``."""
+    peer, host = request.get_extra_info("peername"), request.remote
+    if not isinstance(peer, tuple):  # a unix socket's has a path, or nothing
+        return client_address(None if host == str(peer) else host)
+    # The very string of the socket: a proxy on the client's machine gives an equal
+    # one, and has another port.
+    return client_address(host, peer[1] if host is peer[0] else 0)
 
 
 class _FrameReader(WebSocketReader):
