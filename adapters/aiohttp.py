@@ -122,7 +122,7 @@ class _FrameReader(WebSocketReader):
     `_has_mask` are those of aiohttp 3.14.2 to 3.14.5.
 
     Attributes:
-        heard: whether anything came since this was last set to `False`.
+        heard: set by anything that comes.
     """
 
     def __init__(
@@ -130,12 +130,12 @@ class _FrameReader(WebSocketReader):
     ) -> None:
         # To aiohttp a message of exactly the limit is too large.
         super().__init__(queue, limit + 1, compress=compress, decode_text=True)
-        self.heard = True
+        self.heard = asyncio.Event()
         self._on_lost = on_lost
 
     def feed_data(self, data: bytes | bytearray | memoryview) -> tuple[bool, bytes]:
         """Take what came; after an error it is dropped."""
-        self.heard = True
+        self.heard.set()
         super().feed_data(data)
         return False, b""  # never the end: who sends on is to read the close frame
 
@@ -393,16 +393,19 @@ class AiohttpTransport(PullTransport):
         """Ping (RFC 6455, section 5.5.2); whatever comes after it is a sign of life."""
         while True:
             await asyncio.sleep(interval)
-            self._frames.heard = False
+            self._frames.heard.clear()
             sent = await self._write(b"", WSMsgType.PING)
-            if self._ping_timeout is None:
+            if self._ping_timeout is None or not sent:
                 continue
-            await asyncio.sleep(self._ping_timeout)
-            # While reading pauses, the answer may stand behind what is not read.
-            if sent and not self._frames.heard and self._connection.is_reading():
-                self._inbox.disconnect(1006)
-                await self._break(1011, "keepalive ping timeout")
-                return
+            try:
+                async with asyncio.timeout(self._ping_timeout):
+                    await self._frames.heard.wait()
+            except TimeoutError:
+                # While reading pauses, the answer may stand behind what is not read.
+                if self._connection.is_reading():
+                    self._inbox.disconnect(1006)
+                    await self._break(1011, "keepalive ping timeout")
+                    return
 
     def translate(self, exc: Exception) -> UnisockError | None:
         """`HTTPException`, which aiohttp answers itself."""
