@@ -11,7 +11,7 @@ import ssl
 import subprocess
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
 from typing import Any, Self
 
@@ -33,7 +33,8 @@ _POLL = 0.02
 _PORT_OPTIONS = {
     "uvicorn": "--port {}",
     "hypercorn": "--bind 127.0.0.1:{}",
-    "granian": "--port {}",
+    # Without it a worker that a signal strikes while it starts is waited for without end.
+    "granian": "--port {} --workers-kill-timeout 5",
     "gunicorn": "--bind 127.0.0.1:{} --no-control-socket",
     "python": "",  # the port stands in the file
 }
@@ -63,13 +64,14 @@ def free_port() -> int:
 class Process:
     """A process and its log."""
 
-    def __init__(self, command: list[str], folder: Path, **environment: str) -> None:
+    def __init__(self, command: list[str], folder: Path, pass_fds: Sequence[int] = ()) -> None:
         self.log_path = folder / f"{Path(command[0]).name}.log"
         with self.log_path.open("wb") as log:
             self.process = subprocess.Popen(
                 command,
                 cwd=folder,
-                env={**os.environ, **environment, "PYTHONUNBUFFERED": "1"},
+                env={**os.environ, "PYTHONUNBUFFERED": "1"},
+                pass_fds=pass_fds,
                 stdin=subprocess.DEVNULL,
                 stdout=log,
                 stderr=log,
@@ -126,8 +128,8 @@ class Service(Process):
         self.port = free_port()
         self.socket_path = str(folder / "app.sock")
         for name, text in {**files(PAGE), **(others or {})}.items():
-            text = text.replace("8000", str(self.port)).replace(SOCKET, self.socket_path)
-            folder.joinpath(name).write_text(text)
+            here = text.replace("8000", str(self.port)).replace(SOCKET, self.socket_path)
+            folder.joinpath(name).write_text(here)
         program, *arguments = shlex.split(command.replace(SOCKET, self.socket_path))
         start = [sys.executable] if program == "python" else [sys.executable, "-m", program]
         self.on_socket = SOCKET in command or SOCKET in "".join((others or {}).values())

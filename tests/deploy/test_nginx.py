@@ -9,7 +9,7 @@ from types import MappingProxyType
 from typing import Any, NamedTuple
 
 import pytest
-from websockets.exceptions import ConnectionClosed, InvalidStatus
+from websockets.exceptions import InvalidStatus
 from websockets.sync.client import ClientConnection, unix_connect
 
 from tests.deploy.proxied import BROWSER, CONFIGURATIONS, PAGE, SOCKET, Nginx, Service
@@ -61,7 +61,7 @@ KINDS = {
     "aiohttp": Kind("python aiohttp_app.py"),
     "aiohttp on gunicorn": Kind(GUNICORN_AIOHTTP),
 }
-# With the prefix removed; Falcon and an ASGIApp without a router are told apart below.
+# With the prefix removed; Falcon is told apart below.
 PREFIXED = {
     **dict.fromkeys(("fastapi", "starlette", "asgi"), "uvicorn app:app --root-path /app"),
     "hypercorn": "hypercorn hypercorn_app:app --root-path /app",
@@ -76,6 +76,15 @@ ON_SOCKETS = {
     "flask on gunicorn": f"{GUNICORN} --bind unix:{SOCKET}",
     "aiohttp on gunicorn": f"{GUNICORN_AIOHTTP} --bind unix:{SOCKET}",
 }
+
+WORKERS = {
+    "uvicorn app:app --workers 2": True,
+    "hypercorn hypercorn_app:app --workers 2": False,
+    f"{GRANIAN} --workers 2": False,
+    f"{GUNICORN} --workers 2": False,
+    f"{GUNICORN_AIOHTTP} --workers 2": False,
+}
+"""Whether small messages are delayed."""
 
 
 @pytest.fixture(scope="module", params=KINDS)
@@ -154,12 +163,12 @@ def test_falcon_with_a_root_path(tmp_path: Path, folder: Path) -> None:
                     pass
 
 
-@pytest.mark.parametrize("name", KINDS)
+@pytest.mark.parametrize("name", [name for name in KINDS if "gunicorn" not in name])
 def test_a_prefix_that_stays(name: str, tmp_path: Path, folder: Path) -> None:
     """The handler is mounted with it: that needs no option of any server."""
     kind = KINDS[name]
     sources = {**files(PAGE), **kind.others}
-    others = {name: text.replace('"/seen"', '"/app/seen"') for name, text in sources.items()}
+    others = {file: text.replace('"/seen"', '"/app/seen"') for file, text in sources.items()}
     with (
         Service(kind.command, tmp_path, others) as service,
         Nginx("app.conf", service, folder) as nginx,
@@ -202,3 +211,16 @@ def test_a_unix_socket(name: str, tmp_path: Path, folder: Path) -> None:
                 service.socket_path, "ws://x/seen", additional_headers=headers
             ) as client:
                 assert told(client)["client"] == (address and ["203.0.113.9", address])
+
+
+def test_every_command_of_the_page_is_run() -> None:
+    run = {kind.command for kind in KINDS.values()} | set(PREFIXED.values())
+    run |= set(ON_SOCKETS.values()) | set(WORKERS)
+    assert set(commands(PAGE)) - run == {
+        "gunicorn -k uvicorn_worker.UvicornWorker --workers 2 app:app"
+    }
+    assert set(PREFIXED.values()) | set(ON_SOCKETS.values()) | set(WORKERS) <= set(commands(PAGE))
+
+
+def test_every_configuration_of_the_page_is_run() -> None:
+    assert set(CONFIGURATIONS) == {"websocket.conf", "app.conf", "prefix.conf", "unix.conf"}
