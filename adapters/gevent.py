@@ -248,7 +248,7 @@ class GeventHandshake(Handshake):
     @property
     def removed_prefix(self) -> str:
         """What a proxy fix has put into ``SCRIPT_NAME``, and the request line has not."""
-        whole = self._environ["SCRIPT_NAME"] + self._environ["PATH_INFO"]
+        whole: str = self._environ["SCRIPT_NAME"] + self._environ["PATH_INFO"]
         path = unquote(self.raw_path, "latin-1")  # as WSGI has it
         if not whole.endswith(path):
             return ""

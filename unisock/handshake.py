@@ -47,9 +47,9 @@ def client_address(host: str | None, port: object = 0) -> Address | None:
     if not host:
         return None
     node = _NODE.fullmatch(host)
-    if node is not None:
-        host, port = node[1] or node[2], node[3] or port
-    return Address(host, _port_of(str(port)))
+    if node is None:
+        return Address(host, _port_of(str(port)))
+    return Address(node[1] or node[2], _port_of(str(node[3] or port)))
 
 
 def _port_of(text: str) -> int:

@@ -13,9 +13,10 @@ import sys
 import time
 from collections.abc import Callable, Mapping, Sequence
 from pathlib import Path
-from typing import Any, Self
+from typing import Self
 
 import trustme
+from websockets import Origin
 from websockets.sync.client import ClientConnection, connect
 
 from tests.docs.documents import blocks, files, page
@@ -199,15 +200,15 @@ class Nginx(Process):
     def url(self, path: str) -> str:
         return f"wss://{HOST}:{self.port}{path}"
 
-    def connect(self, path: str, **options: Any) -> ClientConnection:
+    def connect(self, path: str) -> ClientConnection:
         """Connect as a browser does, from a page of this site."""
         sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE, (BROWSER, 0))
         return connect(
             self.url(path),
             sock=sock,
             ssl=self.tls,
-            origin=self.origin,
+            origin=Origin(self.origin),
+            compression=None,
             open_timeout=PATIENCE,
             ping_interval=None,
-            **options,
         )

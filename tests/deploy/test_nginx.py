@@ -201,16 +201,16 @@ def test_a_unix_socket(name: str, tmp_path: Path, folder: Path) -> None:
     """The client that the proxy gives is known; without a proxy there is none."""
     command, others = _on_socket(name)
     with Service(command, tmp_path, others) as service:
-        with (
-            Nginx("unix.conf", service, folder) as nginx,
-            nginx.connect("/seen") as client,
-        ):
-            assert told(client) == {"url": nginx.url("/seen"), "client": [BROWSER, 0]}
         for headers, address in (({}, None), ({"X-Forwarded-For": "203.0.113.9:1"}, 1)):
             with unix_connect(
                 service.socket_path, "ws://x/seen", additional_headers=headers
             ) as client:
                 assert told(client)["client"] == (address and ["203.0.113.9", address])
+        with (
+            Nginx("unix.conf", service, folder) as nginx,
+            nginx.connect("/seen") as client,
+        ):
+            assert told(client) == {"url": nginx.url("/seen"), "client": [BROWSER, 0]}
 
 
 def test_every_command_of_the_page_is_run() -> None:

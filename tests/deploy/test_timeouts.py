@@ -120,6 +120,6 @@ def test_a_client_that_does_not_read_is_cut_by_send_timeout(tmp_path: Path) -> N
     with (
         Service("uvicorn app:app", tmp_path, {"app.py": _SILENT}) as service,
         Nginx("app.conf", service, folder, changes) as nginx,
-        nginx.connect("/flood", max_size=None),
+        nginx.connect("/flood"),
     ):
         service.wait_for(lambda: "closed with 1006" in service.log())

@@ -6,7 +6,7 @@ import socket
 import statistics
 import sys
 import time
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from pathlib import Path
 
@@ -66,13 +66,13 @@ def test_small_messages_behind_nginx(on_socket: bool, tmp_path: Path) -> None:
     with (
         Service(f"{command} --workers 2 --loop asyncio", tmp_path, {"seen.py": _SEEN}) as service,
         Nginx(configuration, service, folder) as nginx,
-        nginx.connect("/seen", compression=None) as client,
+        nginx.connect("/seen") as client,
     ):
         assert (answered_in(client) < _DELAY) is on_socket
 
 
 @contextmanager
-def _on_descriptor(folder: Path, no_delay: bool) -> Iterator[int]:
+def _on_descriptor(folder: Path, no_delay: bool) -> Generator[int]:
     """uvicorn with a listening socket that is handed over; its port."""
     (folder / "seen.py").write_text(_SEEN)
     (folder / "app.py").write_text(

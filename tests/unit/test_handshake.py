@@ -92,7 +92,9 @@ class TestURL:
 
     def test_a_prefix_that_a_proxy_has_removed(self) -> None:
         class Behind(MemoryHandshake):
-            removed_prefix = "/gr\xfc\xdfe und %"  # type: ignore[assignment]  # no property is needed
+            @property
+            def removed_prefix(self) -> str:
+                return "/gr\xfc\xdfe und %"
 
         url = Behind(raw_path="/a%20b").url
         assert url == "ws://app.example/gr%C3%BC%C3%9Fe%20und%20%25/a%20b"
