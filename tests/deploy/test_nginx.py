@@ -42,6 +42,16 @@ GUNICORN_AIOHTTP = "gunicorn -k aiohttp.GunicornWebWorker aiohttp_app:app"
 GRANIAN = "granian --interface asgi granian_app:app"
 
 
+# What stands for the others: each adapter once, and each way in which a server hears of a proxy.
+_SHORT = ("fastapi", "falcon", "flask", "aiohttp", "aiohttp on gunicorn")
+
+
+def rows(*names: str) -> list[Any]:
+    """Parameters for these kinds; some are of the full matrix alone."""
+    full = pytest.mark.full_matrix
+    return [pytest.param(name, marks=() if name in _SHORT else full) for name in names]
+
+
 class Kind(NamedTuple):
     """A command of the page, and what stands in place of its files."""
 
@@ -87,7 +97,7 @@ WORKERS = {
 """Whether small messages are delayed."""
 
 
-@pytest.fixture(scope="module", params=KINDS)
+@pytest.fixture(scope="module", params=rows(*KINDS))
 def service(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Service]:
@@ -135,7 +145,7 @@ def test_a_host_that_is_not_the_browser_s(service: Service, folder: Path, host: 
         assert right.rstrip(";") in service.log()
 
 
-@pytest.mark.parametrize("name", PREFIXED)
+@pytest.mark.parametrize("name", rows(*PREFIXED))
 def test_a_prefix_that_is_removed(name: str, tmp_path: Path, folder: Path) -> None:
     """The handler is mounted without it, and sees the URL with it."""
     with (
@@ -163,7 +173,7 @@ def test_falcon_with_a_root_path(tmp_path: Path, folder: Path) -> None:
                     pass
 
 
-@pytest.mark.parametrize("name", [name for name in KINDS if "gunicorn" not in name])
+@pytest.mark.parametrize("name", rows(*(name for name in KINDS if "gunicorn" not in name)))
 def test_a_prefix_that_stays(name: str, tmp_path: Path, folder: Path) -> None:
     """The handler is mounted with it: that needs no option of any server."""
     kind = KINDS[name]
@@ -196,7 +206,7 @@ def _on_socket(name: str) -> tuple[str, dict[str, str]]:
     return ON_SOCKETS[name], {"granian_app.py": trusting}
 
 
-@pytest.mark.parametrize("name", [*ON_SOCKETS, "flask", "aiohttp"])
+@pytest.mark.parametrize("name", rows(*ON_SOCKETS, "flask", "aiohttp"))
 def test_a_unix_socket(name: str, tmp_path: Path, folder: Path) -> None:
     """The client that the proxy gives is known; without a proxy there is none."""
     command, others = _on_socket(name)

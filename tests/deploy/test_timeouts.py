@@ -9,7 +9,7 @@ import pytest
 from websockets.exceptions import ConnectionClosedError
 
 from tests.deploy.proxied import PAGE, PATIENCE, Nginx, Service
-from tests.deploy.test_nginx import KINDS, told
+from tests.deploy.test_nginx import KINDS, rows, told
 from tests.docs.documents import files
 
 _SHORT = {"proxy_read_timeout 60s;": "proxy_read_timeout 2s;"}
@@ -48,7 +48,7 @@ unisock.mount(app, "/flood", flood)
 _NAMES = ("fastapi", "hypercorn", "flask", "flask on gunicorn", "aiohttp")
 
 
-@pytest.mark.parametrize("name", [*_NAMES, "granian"])
+@pytest.mark.parametrize("name", rows(*_NAMES, "granian"))
 def test_a_timeout_below_the_ping_interval(name: str, tmp_path: Path) -> None:
     """It cuts a silent connection, long before a ping: both ends see 1006."""
     kind = KINDS[name]
@@ -80,7 +80,7 @@ def _pinging(name: str) -> tuple[str, dict[str, str]]:
     return command, {n: text.replace(mount, f"{mount}, ping_interval=0.5") for n, text in sources}
 
 
-@pytest.mark.parametrize("name", _NAMES)
+@pytest.mark.parametrize("name", rows(*_NAMES))
 def test_pings_keep_a_silent_connection_open(name: str, tmp_path: Path) -> None:
     """For twice as long as the timeout; where the server has pings."""
     folder = tmp_path / "nginx"

@@ -42,6 +42,7 @@ def answered_in(client: ClientConnection) -> float:
     return statistics.median(times)
 
 
+@pytest.mark.full_matrix  # of servers, and not of unisock
 @pytest.mark.parametrize(
     ("command", "delays"),
     [*WORKERS.items(), ("uvicorn app:app --reload", True), ("uvicorn app:app", False)],
@@ -56,6 +57,7 @@ def test_small_messages(command: str, delays: bool, tmp_path: Path) -> None:
         assert (answered_in(client) > _DELAY) is delays
 
 
+@pytest.mark.full_matrix
 @pytest.mark.parametrize("on_socket", [False, True])
 def test_small_messages_behind_nginx(on_socket: bool, tmp_path: Path) -> None:
     """The delay is between uvicorn and nginx, and not where there is no TCP."""
@@ -87,6 +89,7 @@ def _on_descriptor(folder: Path, no_delay: bool) -> Generator[int]:
             yield listener.getsockname()[1]
 
 
+@pytest.mark.full_matrix
 @pytest.mark.parametrize("no_delay", [False, True])
 def test_a_socket_that_is_handed_over(no_delay: bool, tmp_path: Path) -> None:
     """The option on it is that of its connections."""
