@@ -30,7 +30,7 @@ from multidict import CIMultiDict
 from unisock import Address, Capabilities, Handler, UnisockError
 from unisock.errors import check_close_code
 from unisock.handlers import MountedHandler, prepare
-from unisock.handshake import Handshake
+from unisock.handshake import Handshake, client_address
 from unisock.options import Options, OptionsDict
 from unisock.paths import CONVERTERS, Parameter, PathTemplate
 from unisock.session import Session
@@ -54,15 +54,12 @@ class AiohttpHandshake(Handshake):
         self._request = request
         self._path_params = path_params
         # To be known after the end, too.
-        peer, host = request.get_extra_info("peername"), request.remote
-        self._client = None
-        if isinstance(peer, tuple) and host is not None:
-            self._client = Address(host, peer[1] if host == peer[0] else 0)
+        self._client = _client(request)
 
     @property
     def scheme(self) -> str:
-        """``wss`` where the request says ``https``, which a proxy's middleware may do."""
-        return "wss" if self._request.scheme == "https" else "ws"
+        """The request's, which a proxy's middleware may have changed."""
+        return self._request.scheme
 
     @property
     def raw_path(self) -> str:
@@ -113,6 +110,16 @@ class AiohttpHandshake(Handshake):
         return cast(MutableMapping[str, Any], self._request._state)
 
 
+def _client(request: web.Request) -> Address | None:
+    """The peer, or what a proxy's middleware says by ``request.clone(remote=…)``."""
+    peer, host = request.get_extra_info("peername"), request.remote
+    if not isinstance(peer, tuple):  # a unix socket's has a path, or nothing
+        return client_address(None if host == str(peer) else host)
+    # The very string of the socket: a proxy on the client's machine gives an equal
+    # one, and has another port.
+    return client_address(host, peer[1] if host is peer[0] else 0)
+
+
 class _FrameReader(WebSocketReader):
     """aiohttp's reader of frames, which looks at what that leaves out.
 
@@ -120,7 +127,7 @@ class _FrameReader(WebSocketReader):
     `_has_mask` are those of aiohttp 3.14.2 to 3.14.5.
 
     Attributes:
-        heard: whether anything came since this was last set to `False`.
+        heard: set by anything that comes.
     """
 
     def __init__(
@@ -128,12 +135,12 @@ class _FrameReader(WebSocketReader):
     ) -> None:
         # To aiohttp a message of exactly the limit is too large.
         super().__init__(queue, limit + 1, compress=compress, decode_text=True)
-        self.heard = True
+        self.heard = asyncio.Event()
         self._on_lost = on_lost
 
     def feed_data(self, data: bytes | bytearray | memoryview) -> tuple[bool, bytes]:
         """Take what came; after an error it is dropped."""
-        self.heard = True
+        self.heard.set()
         super().feed_data(data)
         return False, b""  # never the end: who sends on is to read the close frame
 
@@ -390,16 +397,19 @@ class AiohttpTransport(PullTransport):
         """Ping (RFC 6455, section 5.5.2); whatever comes after it is a sign of life."""
         while True:
             await asyncio.sleep(interval)
-            self._frames.heard = False
+            self._frames.heard.clear()
             sent = await self._write(b"", WSMsgType.PING)
-            if self._ping_timeout is None:
+            if self._ping_timeout is None or not sent:
                 continue
-            await asyncio.sleep(self._ping_timeout)
-            # While reading pauses, the answer may stand behind what is not read.
-            if sent and not self._frames.heard and self._connection.is_reading():
-                self._inbox.disconnect(1006)
-                await self._break(1011, "keepalive ping timeout")
-                return
+            try:
+                async with asyncio.timeout(self._ping_timeout):
+                    await self._frames.heard.wait()
+            except TimeoutError:
+                # While reading pauses, the answer may stand behind what is not read.
+                if self._connection.is_reading():
+                    self._inbox.disconnect(1006)
+                    await self._break(1011, "keepalive ping timeout")
+                    return
 
     def translate(self, exc: Exception) -> UnisockError | None:
         """`HTTPException`, which aiohttp answers itself."""

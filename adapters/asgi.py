@@ -13,11 +13,11 @@ from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, Unpack
-from urllib.parse import quote
+from urllib.parse import quote, unquote
 
 from unisock import Address, Capabilities, Handler
 from unisock.handlers import prepare
-from unisock.handshake import Handshake
+from unisock.handshake import Handshake, client_address
 from unisock.options import OptionsDict
 from unisock.paths import PathTemplate
 from unisock.transport import ConnectionLost, Disconnect, Inbox, PullTransport
@@ -85,7 +85,7 @@ class ASGIHandshake(Handshake):
 
     @property
     def scheme(self) -> str:
-        """The scope's scheme."""
+        """The scope's scheme; hypercorn's ``ProxyFixMiddleware`` makes it ``https``."""
         return str(self.scope.get("scheme", "ws"))
 
     @property
@@ -97,6 +97,16 @@ class ASGIHandshake(Handshake):
         # Litestar mounts an application at a path that does not begin with a slash.
         path: str = self.scope["path"]
         return quote(path if path.startswith("/") else f"/{path}")
+
+    @property
+    def removed_prefix(self) -> str:
+        """The scope's root path, unless the path has it.
+
+        By the specification and on uvicorn it has; not with hypercorn's
+        ``--root-path`` and ``FastAPI(root_path=…)``.
+        """
+        root = str(self.scope.get("root_path", "")).rstrip("/")
+        return "" if f"{unquote(self.raw_path)}/".startswith(f"{root}/") else root
 
     @property
     def query_string(self) -> str:
@@ -132,7 +142,7 @@ class ASGIHandshake(Handshake):
     def client(self) -> Address | None:
         """The scope's client; granian 2.8 gives its port as a string."""
         client = self.scope.get("client")
-        return Address(client[0], int(client[1])) if client and client[1] else None
+        return client_address(client[0], client[1]) if client else None
 
     @property
     def request(self) -> Any:

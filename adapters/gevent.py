@@ -29,6 +29,7 @@ from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from random import getrandbits
 from typing import Any
+from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -47,7 +48,7 @@ from websockets.server import ServerProtocol
 
 from unisock import Address, Capabilities
 from unisock.handlers import MountedHandler
-from unisock.handshake import Handshake
+from unisock.handshake import Handshake, client_address
 from unisock.runtime import run_blocking
 from unisock.transport import ConnectionLost, Inbox, Transport
 
@@ -244,17 +245,28 @@ class GeventHandshake(Handshake):
     def __init__(self, environ: Mapping[str, Any], path_params: Mapping[str, Any]) -> None:
         self._environ = environ
         self._path_params = path_params
-        self._target: str = request_handler(environ).path
+        handler = request_handler(environ)
+        self._target: str = handler.path
+        self._peer: Any = handler.client_address
 
     @property
     def scheme(self) -> str:
-        """``wss`` where the server says ``https``."""
-        return "wss" if self._environ["wsgi.url_scheme"] == "https" else "ws"
+        """WSGI's, which a proxy fix may have changed."""
+        return str(self._environ["wsgi.url_scheme"])
 
     @property
     def raw_path(self) -> str:
         """From the request line, for WSGI decodes and splits it."""
         return self._target.partition("?")[0]
+
+    @property
+    def removed_prefix(self) -> str:
+        """What a proxy fix has put into ``SCRIPT_NAME``, and the request line has not."""
+        whole: str = self._environ["SCRIPT_NAME"] + self._environ["PATH_INFO"]
+        path = unquote(self.raw_path, "latin-1")  # as WSGI has it
+        if not whole.endswith(path):
+            return ""
+        return whole.removesuffix(path).encode("latin-1").decode(errors="replace")
 
     @property
     def query_string(self) -> str:
@@ -284,9 +296,12 @@ class GeventHandshake(Handshake):
 
     @property
     def client(self) -> Address | None:
-        """``REMOTE_ADDR`` and ``REMOTE_PORT``, which a proxy fix may have changed."""
-        host, port = self._environ.get("REMOTE_ADDR"), self._environ.get("REMOTE_PORT", "")
-        return Address(host, int(port)) if host and port.isdigit() else None
+        """``REMOTE_ADDR``; with ``REMOTE_PORT``, unless a proxy fix has changed the former."""
+        host = self._environ.get("REMOTE_ADDR")
+        # The very string that the server has put there: a proxy on the client's
+        # machine gives an equal one, and has another port.
+        is_peer = isinstance(self._peer, tuple) and host is self._peer[0]
+        return client_address(host, self._environ["REMOTE_PORT"] if is_peer else 0)
 
 
 def request_handler(environ: Mapping[str, Any]) -> Any:

@@ -79,9 +79,9 @@ class Server:
             with error:
                 return error.code, error.read().decode()
 
-    def raw(self, path: str = "/ws") -> RawClient:
-        """A socket on which a handshake was sent."""
-        return RawClient(self.port, path)
+    def raw(self, path: str = "/ws", *lines: str) -> RawClient:
+        """A socket on which a handshake was sent, with more lines in its head."""
+        return RawClient(self.port, path, *lines)
 
     def log(self) -> str:
         """What the process has printed so far."""
@@ -121,14 +121,15 @@ def uvicorn(folder: Path, source: str, **options: Any) -> Server:
 class RawClient:
     """A WebSocket client that does what no decent one does."""
 
-    def __init__(self, port: int, path: str) -> None:
+    def __init__(self, port: int, path: str, *lines: str) -> None:
         self.socket = socket.create_connection(("127.0.0.1", port), timeout=_PATIENCE)
         self.file = self.socket.makefile("rb")
         self.socket.sendall(
             f"GET {path} HTTP/1.1\r\nHost: 127.0.0.1:{port}\r\n"
             "Upgrade: websocket\r\nConnection: Upgrade\r\n"
             "Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\n"
-            "Sec-WebSocket-Version: 13\r\n\r\n".encode()
+            "Sec-WebSocket-Version: 13\r\n".encode()
+            + "".join(f"{line}\r\n" for line in (*lines, "")).encode("latin-1")
         )
 
     def read_head(self) -> bytes:

@@ -12,7 +12,7 @@ from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import cached_property
 from typing import Any, NamedTuple, TypeAlias, cast
-from urllib.parse import parse_qsl, unquote, urlsplit
+from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
 from multidict import CIMultiDict, CIMultiDictProxy, MultiDict, MultiDictProxy
 
@@ -25,6 +25,9 @@ _TARGET = re.compile(r"[!\"$-~]*")
 _NO_HOST = re.compile(r"[/?#@\\\s]")
 # Written by the server; from outside they would break the response.
 _FORBIDDEN = frozenset({"connection", "upgrade", "content-length", "transfer-encoding"})
+# What a proxy writes for a client: a host, and maybe a port (RFC 7239, section 6).
+_NODE = re.compile(r'"?(?:\[([^\[\]]+)\]|([^:\[\]]+))(?::([0-9]+))?"?')
+_SECURE = frozenset({"https", "wss"})
 _QUOTED_PAIR = re.compile(r"\\(?:([0-3][0-7][0-7])|(.))")
 
 _Pairs: TypeAlias = Iterable[tuple[str, str]]
@@ -35,6 +38,27 @@ class Address(NamedTuple):
 
     host: str
     port: int
+
+
+def client_address(host: str | None, port: object = 0) -> Address | None:
+    """The `Address` of a client, from what a server or a proxy's middleware says of it.
+
+    A port that stands behind the host, as in ``203.0.113.9:4711`` and
+    ``[2001:db8::9]:4711``, is taken from there.  The port is 0 where nobody names
+    one.  Without a host there is no address: the client came over a unix socket.
+    """
+    if not host:
+        return None
+    node = _NODE.fullmatch(host)
+    if node is None:
+        return Address(host, _port_of(str(port)))
+    return Address(node[1] or node[2], _port_of(str(node[3] or port)))
+
+
+def _port_of(text: str) -> int:
+    # A limit of digits first: int() raises for thousands of them.
+    number = int(text) if len(text) <= 5 and text.isascii() and text.isdigit() else 0
+    return number if number <= 65535 else 0
 
 
 class URL(str):
@@ -150,7 +174,7 @@ class Handshake(ABC):
     @property
     @abstractmethod
     def scheme(self) -> str:
-        """``"ws"`` or ``"wss"``."""
+        """What the server says: ``"wss"`` or ``"https"`` with TLS, else anything."""
 
     @property
     @abstractmethod
@@ -175,12 +199,17 @@ class Handshake(ABC):
     @property
     @abstractmethod
     def client(self) -> Address | None:
-        """The peer's address, or `None` (unix sockets)."""
+        """The client's address, or `None` (unix sockets); see `client_address`."""
 
     @property
     @abstractmethod
     def request(self) -> Any:
         """The framework's own request object."""
+
+    @property
+    def removed_prefix(self) -> str:
+        """What a proxy has removed from the beginning of the path, decoded, or ``""``."""
+        return ""
 
     @property
     def framework_state(self) -> MutableMapping[str, Any] | None:
@@ -202,8 +231,10 @@ class Handshake(ABC):
         host = self.headers.get("host", "")
         if _NO_HOST.search(host):
             host = ""
+        scheme = "wss" if self.scheme.lower() in _SECURE else "ws"
+        path = quote(self.removed_prefix) + self.raw_path
         query = self.query_string
-        return URL(f"{self.scheme}://{host}{self.raw_path}{'?' if query else ''}{query}")
+        return URL(f"{scheme}://{host}{path}{'?' if query else ''}{query}")
 
     @cached_property
     def query_params(self) -> MultiDictProxy[str]:

@@ -206,13 +206,17 @@ def _origin_allowed(ws: WebSocket, options: Options) -> bool:
     origins = ws._handshake.header_values("origin")
     if not origins:
         return True
-    if len(origins) == 1 and options.allows_origin(origins[0], ws.headers.get("host", "")):
+    host = ws.headers.get("host", "")
+    if len(origins) == 1 and options.allows_origin(origins[0], host):
         return True
     origin = ", ".join(origins)
     logger.warning(
-        "%s: handshake rejected: origin %r is not this host; to allow it mount with origins=[%r]",
+        "%s: handshake rejected: origin %r is not this host: the Host header says %r. If it is "
+        "your own page, have the proxy pass the browser's Host on (nginx: proxy_set_header Host "
+        "$http_host); to allow another page's origin mount with origins=[%r]",
         ws._transport._describe(),
         origin,
+        host,
         origin,
     )
     return False

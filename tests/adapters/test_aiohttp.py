@@ -140,6 +140,7 @@ mount(app, "/ends", closes_and_ends, max_queue=1, close_timeout=3600)
 mount(app, "/small", echo, max_message_size=1000, close_timeout=1)
 mount(app, "/plain", sends_large, compress=False)
 mount(app, "/pinged", never_receives, ping_interval=0.1, ping_timeout=0.3, close_timeout=1)
+mount(app, "/pinged-often", never_receives, ping_interval=0.1, ping_timeout=600)
 mount(app, "/pinged-for-ever", never_receives, ping_interval=0.1, ping_timeout=None)
 mount(app, "/pinged-late", reads_when_told, ping_interval=0.1, ping_timeout=0.1, max_queue=1)
 mount(app, "/patient", echo, close_timeout=3600)
@@ -385,6 +386,14 @@ class TestKeepalive:
             for number in range(6):
                 assert client.read_frame() == (PING, b"")
                 client.send_frame(PONG if number % 2 else TEXT, b"")
+
+    def test_a_peer_that_answers_is_pinged_again_after_the_interval(self, server: Server) -> None:
+        """And not after the timeout as well: a proxy cuts what is silent for too long."""
+        with server.raw("/pinged-often") as client:
+            client.read_head()
+            for _ in range(6):
+                assert client.read_frame() == (PING, b"")
+                client.send_frame(PONG, b"")
 
     def test_a_peer_of_which_nothing_is_heard_is_gone(self, spare_server: Server) -> None:
         with spare_server.raw("/pinged") as client:

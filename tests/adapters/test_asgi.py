@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from typing import Any
+from urllib.parse import unquote
 
 import pytest
 import trio
@@ -68,6 +69,47 @@ def test_lifespan_is_answered(serve: Serve) -> None:
 def test_a_mount_of_a_framework_stays_in_the_path(serve: Serve) -> None:
     server = serve(SOURCE)
     assert say(server, "/chat/room%201") == "/chat/room 1 dict"
+
+
+@pytest.mark.parametrize(
+    ("root_path", "raw_path", "url"),
+    [
+        (None, "/a%20b", "/a%20b"),
+        ("", "/a%20b", "/a%20b"),
+        ("/", "/a%20b", "/a%20b"),
+        # uvicorn's --root-path, and a Mount: it is in the path
+        ("/app", "/app/a%20b", "/app/a%20b"),
+        ("/app", "/app", "/app"),
+        ("/the app", "/the%20app/a", "/the%20app/a"),
+        # hypercorn's and granian's, and FastAPI(root_path=)
+        ("/app", "/a%20b", "/app/a%20b"),
+        ("/app/", "/a%20b", "/app/a%20b"),
+        ("/the app", "/a", "/the%20app/a"),
+        ("/app", "/application", "/app/application"),
+    ],
+)
+def test_the_url_below_a_root_path(root_path: str | None, raw_path: str, url: str) -> None:
+    scope = {"path": unquote(raw_path), "query_string": b"", "headers": []}
+    if root_path is not None:
+        scope["root_path"] = root_path
+    for more in ({}, {"raw_path": raw_path.encode()}):
+        assert ASGIHandshake(scope | more).url == f"ws://{url}"
+
+
+@pytest.mark.parametrize(
+    ("client", "address"),
+    [
+        (None, None),
+        (("", "0"), None),  # granian's unix socket
+        (["127.0.0.1", 4711], ("127.0.0.1", 4711)),
+        (("127.0.0.1", "4711"), ("127.0.0.1", 4711)),  # granian's
+        (("::1", 4711, 0, 0), ("::1", 4711)),
+        (("203.0.113.9", 0), ("203.0.113.9", 0)),
+        (("203.0.113.9", None), ("203.0.113.9", 0)),
+    ],
+)
+def test_the_client_of_a_scope(client: Any, address: tuple[str, int] | None) -> None:
+    assert ASGIHandshake({"client": client}).client == address
 
 
 def test_a_path_of_its_own(serve: Serve) -> None:

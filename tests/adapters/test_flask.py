@@ -246,6 +246,65 @@ def test_a_unix_socket_has_no_client_address(server: Server) -> None:
         assert json.loads(client.recv(30))["client"] is False
 
 
+PREFIXED = """
+import os
+import flask
+from gevent.pywsgi import WSGIServer
+from werkzeug.middleware.dispatcher import DispatcherMiddleware
+from werkzeug.middleware.proxy_fix import ProxyFix
+import unisock
+from unisock.adapters.flask import WebSocketHandler
+
+async def where(ws):
+    await ws.accept()
+    await ws.receive()
+    await ws.send(ws.url.partition("//")[2].partition("/")[2])
+
+app = flask.Flask("below")
+unisock.mount(app, "/where/{rest:path}", where)
+
+def rewriting(environ, start_response):
+    environ["PATH_INFO"] = environ["PATH_INFO"].replace("/old/", "/where/")
+    return app(environ, start_response)
+
+both = DispatcherMiddleware(rewriting, {"/sub/deep": app})
+WSGIServer(
+    ("127.0.0.1", int(os.environ["PORT"])),
+    ProxyFix(both, x_prefix=1),
+    handler_class=WebSocketHandler,
+).serve_forever()
+"""
+
+
+@pytest.mark.parametrize(
+    ("prefix", "path", "url"),
+    [
+        (None, "/where/a%20b", "/where/a%20b"),
+        (None, "/sub/deep/where/a%20b", "/sub/deep/where/a%20b"),
+        ("/app", "/where/a%20b", "/app/where/a%20b"),
+        ("/where", "/where/a%2Fb/%C3%BC", "/where/where/a%2Fb/%C3%BC"),
+        ("/app", "/sub/deep/where/a", "/app/sub/deep/where/a"),
+        # In WSGI a prefix is decoded, and bytes.
+        ("/gr\u00c3\u00bc\u00c3\u009fe", "/where/a", "/gr%C3%BC%C3%9Fe/where/a"),
+        ("/%", "/where/a", "/%25/where/a"),
+        ("/\xff", "/where/a", "/%EF%BF%BD/where/a"),
+        # The path was rewritten: what the client has sent counts, as far as it is known.
+        ("/app", "/old/a", "/old/a"),
+    ],
+)
+def test_the_url_behind_a_prefix(prefixed: Server, prefix: str | None, path: str, url: str) -> None:
+    with prefixed.raw(path, *([f"X-Forwarded-Prefix: {prefix}"] if prefix else [])) as client:
+        assert b" 101 " in client.read_head()
+        client.send_frame(1, b"?")
+        assert client.read_frame() == (1, url.removeprefix("/").encode())
+
+
+@pytest.fixture(scope="module")
+def prefixed(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
+    with Server(tmp_path_factory.mktemp("prefixed"), PREFIXED) as running:
+        yield running
+
+
 @pytest.fixture
 def authority(tmp_path: Path) -> trustme.CA:
     """Who signs; a key with its certificate for localhost is in ``localhost.pem``."""

@@ -7,6 +7,7 @@ import sys
 from typing import Any
 
 from aiohttp import web
+from yarl import URL
 
 import unisock
 from unisock.adapters.aiohttp import view
@@ -18,7 +19,8 @@ _HTTP_ERRORS = {403: web.HTTPForbidden, 404: web.HTTPNotFound, 409: web.HTTPConf
 
 @web.middleware
 async def leave(request: web.Request, handler: Any) -> web.StreamResponse:
-    """Leave something for the handler, and tell of the errors that pass."""
+    """Believe a proxy, leave something for the handler, and tell of the errors that pass."""
+    request = believe(request)
     request["left_by_middleware"] = "yes"
     try:
         response: web.StreamResponse = await handler(request)
@@ -28,6 +30,20 @@ async def leave(request: web.Request, handler: Any) -> web.StreamResponse:
         journal_as(request.query.get("id", ""), "framework-error", type=type(exc).__name__)
         raise
     return response
+
+
+def believe(request: web.Request) -> web.Request:
+    """The request as the client has sent it, by what a proxy says."""
+    said: dict[str, Any] = {}
+    headers = request.headers
+    if "X-Forwarded-For" in headers:
+        said["remote"] = headers["X-Forwarded-For"].rpartition(",")[2].strip()
+    if "X-Forwarded-Proto" in headers:
+        said["scheme"] = headers["X-Forwarded-Proto"]
+    if "X-Forwarded-Prefix" in headers:
+        path = headers["X-Forwarded-Prefix"] + request.rel_url.raw_path_qs
+        said["rel_url"] = URL(path, encoded=True)
+    return request.clone(**said) if said else request
 
 
 async def page(request: web.Request) -> web.Response:

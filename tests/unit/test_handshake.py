@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import copy
+from typing import Any
 
 import pytest
 
 from unisock import URL, Address, State
-from unisock.handshake import check_headers
+from unisock.handshake import check_headers, client_address
 from unisock.testing.wires import MemoryHandshake
 
 
@@ -80,6 +81,59 @@ class TestURL:
         url = MemoryHandshake(raw_path="/p", query_string="q", raw_headers=[("host", host)]).url
         assert url == "ws:///p?q"
         assert (url.hostname, url.path, url.query) == (None, "/p", "q")
+
+    @pytest.mark.parametrize(
+        ("told", "scheme"),
+        [("ws", "ws"), ("wss", "wss"), ("http", "ws"), ("https", "wss"), ("HTTPS", "wss"),
+         ("https, http", "ws"), ("ftp", "ws"), ("", "ws")],
+    )  # fmt: skip
+    def test_the_scheme_is_one_of_two(self, told: str, scheme: str) -> None:
+        assert MemoryHandshake(scheme=told).url.scheme == scheme
+
+    def test_a_prefix_that_a_proxy_has_removed(self) -> None:
+        class Behind(MemoryHandshake):
+            @property
+            def removed_prefix(self) -> str:
+                return "/gr\xfc\xdfe und %"
+
+        url = Behind(raw_path="/a%20b").url
+        assert url == "ws://app.example/gr%C3%BC%C3%9Fe%20und%20%25/a%20b"
+        assert url.path == "/gr\xfc\xdfe und %/a b"
+
+
+class TestClientAddress:
+    @pytest.mark.parametrize(
+        ("told", "address"),
+        [
+            # what servers say
+            (("127.0.0.1", 4711), ("127.0.0.1", 4711)),
+            (("::1", 4711), ("::1", 4711)),
+            (("fe80::1%eth0", "4711"), ("fe80::1%eth0", 4711)),
+            (("testclient", 50000), ("testclient", 50000)),
+            # what proxies say
+            (("203.0.113.9", 0), ("203.0.113.9", 0)),
+            (("203.0.113.9:4711",), ("203.0.113.9", 4711)),
+            (("[2001:db8::9]",), ("2001:db8::9", 0)),
+            (("[2001:db8::9]:4711", 0), ("2001:db8::9", 4711)),
+            (('"[2001:db8::9]:4711"', 0), ("2001:db8::9", 4711)),
+            (("_hidden", 0), ("_hidden", 0)),
+            # what anybody may say
+            (("203.0.113.9", "http"), ("203.0.113.9", 0)),
+            (("203.0.113.9", -1), ("203.0.113.9", 0)),
+            (("203.0.113.9", 65536), ("203.0.113.9", 0)),
+            (("203.0.113.9", None), ("203.0.113.9", 0)),
+            (("203.0.113.9", "\u0661"), ("203.0.113.9", 0)),
+            (("203.0.113.9:" + "9" * 5000, 0), ("203.0.113.9", 0)),
+            (("203.0.113.9:http", 0), ("203.0.113.9:http", 0)),
+            (("[2001:db8::9", 0), ("[2001:db8::9", 0)),
+        ],
+    )
+    def test_what_is_said_of_a_client(self, told: Any, address: tuple[str, int]) -> None:
+        assert client_address(*told) == address
+
+    @pytest.mark.parametrize("told", [(None,), ("",), ("", "0")])
+    def test_a_unix_socket_has_none(self, told: Any) -> None:
+        assert client_address(*told) is None
 
 
 class TestHeaders:

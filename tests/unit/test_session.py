@@ -31,8 +31,9 @@ from unisock import (
     WebSocketDisconnect,
     WebSocketException,
 )
-from unisock.handlers import check_handler
+from unisock.handlers import check_handler, prepare
 from unisock.testing import connect
+from unisock.testing.wires import MemoryHandshake
 from unisock.transport import HTTPError, HTTPResponse
 
 EMPTY = [("content-length", "0")]
@@ -454,6 +455,25 @@ class TestOrigin:
         (record,) = caplog.records
         assert record.levelname == "WARNING"
         assert f"origins=[{', '.join(origins)!r}]" in record.getMessage()
+        assert "the Host header says 'app.example'" in record.getMessage()
+
+    def test_what_a_peer_writes_stays_on_its_line_of_the_log(
+        self, caplog: pytest.LogCaptureFixture
+    ) -> None:
+        """It comes from anybody: an escape sequence would write to the reader's terminal."""
+        strange = "evil\x1b[2K\x85"
+
+        async def handler(ws: WebSocket) -> None:
+            raise AssertionError("the handler ran")
+
+        async def main() -> None:
+            lines = [("Origin", strange), ("Host", strange)]
+            transport = MemoryTransport(MemoryHandshake(raw_headers=lines))
+            await prepare(handler, {}).serve(transport)
+
+        asyncio.run(main())
+        assert caplog.records[0].getMessage().isprintable()
+        assert f"the Host header says {strange!r}" in caplog.records[0].getMessage()
 
     @pytest.mark.parametrize(
         ("origin", "options"),

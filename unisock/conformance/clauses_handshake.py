@@ -148,6 +148,46 @@ async def test_the_path_holds_the_mount_prefix(server: Server) -> None:
         assert told["path"] == f"{server.row.prefix}/handshake/url/a b"
 
 
+async def _believes_no_proxy(server: Server) -> bool:
+    """Whether the row lacks that; then check that what anybody may send changes nothing."""
+    if not server.row.without("proxy"):
+        return False
+    lines = {"For": "203.0.113.9", "Proto": "https", "Prefix": "/behind"}
+    headers = {f"X-Forwarded-{name}": value for name, value in lines.items()}
+    async with server.connect("/handshake/url/x", additional_headers=headers) as client:
+        assert (await _told(client))["url"] == server.url(f"/handshake/url/x?id={client.id}")
+    async with server.connect("/handshake/client", additional_headers=headers) as client:
+        assert await _told(client) == list(client.ws.local_address[:2])
+    return True
+
+
+@clause("2.1")
+async def test_the_scheme_that_a_proxy_gives(server: Server) -> None:
+    """What a believed proxy calls ``https`` is ``wss``; nothing else but the two comes out."""
+    if await _believes_no_proxy(server):
+        return
+    for said, scheme in (("https", "wss"), ("wss", "wss"), ("http", "ws"), ("ftp", "ws")):
+        # granian 2.8 believes the scheme only together with the client.
+        headers = {"X-Forwarded-Proto": said, "X-Forwarded-For": "203.0.113.9"}
+        async with server.connect("/handshake/url/x", additional_headers=headers) as client:
+            told = await _told(client)
+            assert told["scheme"] == scheme, said
+            assert told["url"] == server.url(f"/handshake/url/x?id={client.id}", scheme), said
+
+
+@clause("2.1")
+async def test_the_prefix_that_a_proxy_has_removed(server: Server) -> None:
+    """A believed proxy says what stood before the path when the client sent it."""
+    if await _believes_no_proxy(server):
+        return
+    for prefix in ("/behind", "/be/hind"):
+        headers = {"X-Forwarded-Prefix": prefix}
+        async with server.connect("/handshake/url/a%20b", additional_headers=headers) as client:
+            told = await _told(client)
+            assert told["url"] == server.url(f"{prefix}/handshake/url/a%20b?id={client.id}")
+            assert told["path"] == f"{prefix}/handshake/url/a b"
+
+
 # 2.2 Parameters, headers, cookies
 
 
@@ -260,6 +300,46 @@ async def test_the_clients_address(server: Server) -> None:
     """Host and port as the client's own socket has them."""
     async with server.connect("/handshake/client") as client:
         assert await _told(client) == list(client.ws.local_address[:2])
+
+
+@clause("2.3")
+async def test_the_client_that_a_proxy_gives(server: Server) -> None:
+    """The host that a believed proxy gives, and its port only if the proxy names one."""
+    if await _believes_no_proxy(server):
+        return
+    for said, address in (
+        ("203.0.113.9", ["203.0.113.9", 0]),
+        ("198.51.100.1, 203.0.113.9", ["203.0.113.9", 0]),
+        ("203.0.113.9:4711", ["203.0.113.9", 4711]),
+        ("2001:db8::9", ["2001:db8::9", 0]),
+        ("[2001:db8::9]", ["2001:db8::9", 0]),
+        ("[2001:db8::9]:4711", ["2001:db8::9", 4711]),
+        ("unknown", ["unknown", 0]),
+        # The host of the proxy itself, whose port is not the client's.
+        (server.host, [server.host, 0]),
+    ):
+        headers = {"X-Forwarded-For": said}
+        async with server.connect("/handshake/client", additional_headers=headers) as client:
+            assert await _told(client) == address, said
+
+
+_NO_ADDRESSES = (
+    "203.0.113.9:http", "203.0.113.9:70000", "203.0.113.9:-1", f"203.0.113.9:{'9' * 5000}",
+    "203.0.113.9:", "[2001:db8::9", "[2001:db8::9]:x", "2001:db8::9]", "[]:1", ":1", "a b", "%",
+)  # fmt: skip
+
+
+@clause("2.3")
+async def test_a_proxy_that_gives_no_address(server: Server) -> None:
+    """Whatever it is, reading it raises nothing, and the port is one or 0."""
+    if await _believes_no_proxy(server):
+        return
+    for said in _NO_ADDRESSES:
+        headers = {"X-Forwarded-For": said}
+        async with server.connect("/handshake/client", additional_headers=headers) as client:
+            host, port = await _told(client)
+            assert host, said
+            assert 0 <= port <= 65535, said
 
 
 # 2.4 Subprotocols

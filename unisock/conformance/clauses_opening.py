@@ -350,6 +350,8 @@ async def _check_stopped(server: Server, path: str, host: str, origin: str) -> N
     assert len(warnings) == 1
     assert "origins=[" in warnings[0]
     assert origin in warnings[0]
+    assert f"the Host header says {host!r}" in warnings[0]
+    assert "proxy_set_header Host $http_host" in warnings[0]
     assert "Traceback" not in log
     assert not server.events(response.id), f"{origin}: the handler ran"
 
@@ -364,7 +366,7 @@ async def test_an_origin_of_the_own_host_passes(server: Server) -> None:
 
 @clause("3.4")
 async def test_another_origin_is_stopped_before_the_handler(server: Server) -> None:
-    """403, and one warning that says which origin and which option."""
+    """403, and one warning: which origin, which host, which option, which line of nginx."""
     for host, origin in _OTHERS:
         await _check_stopped(server, "/opening/origins/default", host, origin)
 

@@ -5,8 +5,9 @@
 Each application has every handler of the suite, a page at ``/page``, middleware
 that leaves something for the handler, the forms in which routes are registered
 by hand, itself once more below ``/prefix``, and a hook of the framework's that
-tells of errors that reach it.  This is also the example for the server process
-of a third party's row.
+tells of errors that reach it.  A proxy's ``X-Forwarded-For``, ``-Proto`` and
+``-Prefix`` are believed, by what the server or the framework has for that.  This
+is also the example for the server process of a third party's row.
 """
 
 from __future__ import annotations
@@ -92,6 +93,18 @@ def _telling(app: ASGI) -> ASGI:
             raise
 
     return tell
+
+
+def _below(app: ASGI) -> ASGI:
+    """ASGI middleware that believes ``X-Forwarded-Prefix``, for no server does."""
+
+    async def call(scope: Scope, receive: Receive, send: Send) -> None:
+        prefix = dict(scope.get("headers", ())).get(b"x-forwarded-prefix")
+        if prefix is not None:
+            scope["root_path"] = prefix.decode()
+        await app(scope, receive, send)
+
+    return call
 
 
 def _tell_error(query: str, exc: BaseException | None) -> None:
@@ -215,6 +228,7 @@ def flask_app() -> Any:
     from flask import Blueprint, Flask, abort, g, got_request_exception, request
     from werkzeug.exceptions import HTTPException
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
+    from werkzeug.middleware.proxy_fix import ProxyFix
 
     import unisock
     from unisock.adapters.flask import view
@@ -250,9 +264,8 @@ def flask_app() -> Any:
     unisock.mount(blueprint, "/{room}", tell_room)
     app.register_blueprint(blueprint)
     app.add_url_rule("/by-hand/<room>", "by_hand", view(tell_room), websocket=True)
-    app.wsgi_app = DispatcherMiddleware(  # type: ignore[method-assign]  # Flask's own way
-        app.wsgi_app, {"/prefix": make("below").wsgi_app}
-    )
+    both = DispatcherMiddleware(app.wsgi_app, {"/prefix": make("below").wsgi_app})
+    app.wsgi_app = ProxyFix(both, x_prefix=1)  # type: ignore[method-assign]  # Flask's own way
     return app
 
 
@@ -276,11 +289,13 @@ def _uvicorn(app: ASGI, implementation: str, port: int) -> None:
 def _hypercorn(app: ASGI, port: int) -> None:
     from hypercorn.asyncio import serve
     from hypercorn.config import Config
+    from hypercorn.middleware import ProxyFixMiddleware
 
     config = Config()
     config.bind = [f"127.0.0.1:{port}"]
     config.graceful_timeout = GRACE
-    asyncio.run(serve(app, config))  # type: ignore[arg-type]  # its own types for the three
+    believing: Any = ProxyFixMiddleware(app)  # type: ignore[arg-type]  # its own types for the three
+    asyncio.run(serve(believing, config))
 
 
 def _granian(framework: str, port: int) -> None:
@@ -298,8 +313,11 @@ def _granian(framework: str, port: int) -> None:
 
 def _load(framework: str) -> ASGI:
     """The application, in granian's worker process."""
+    from granian.utils.proxies import wrap_asgi_with_proxy_headers
+
     _configure_logging()
-    return FRAMEWORKS[framework]()
+    believing: ASGI = wrap_asgi_with_proxy_headers(_below(FRAMEWORKS[framework]()))
+    return believing
 
 
 def _gevent(handler: str, port: int) -> None:
@@ -372,9 +390,9 @@ def main(framework: str, server: str, port: int) -> None:
     elif kind == "granian":
         _granian(framework, port)
     elif kind == "hypercorn":
-        _hypercorn(FRAMEWORKS[framework](), port)
-    else:
-        _uvicorn(FRAMEWORKS[framework](), variant, port)
+        _hypercorn(_below(FRAMEWORKS[framework]()), port)
+    else:  # believes 127.0.0.1 by itself
+        _uvicorn(_below(FRAMEWORKS[framework]()), variant, port)
 
 
 if __name__ == "__main__":
