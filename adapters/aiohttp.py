@@ -155,6 +155,7 @@ class AiohttpTransport(PullTransport):
     """
 
     capabilities = Capabilities()
+    framework_answers = True
     _inbox: Inbox
 
     def __init__(

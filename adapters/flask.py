@@ -49,6 +49,8 @@ class FlaskHandshake(GeventHandshake):
 
 
 class _FlaskErrors:
+    framework_answers = True
+
     def translate(self, exc: Exception) -> UnisockError | None:
         """Werkzeug's `HTTPException`, as `flask.abort` raises it."""
         if not isinstance(exc, HTTPException):

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -16,13 +17,16 @@ from starlette.exceptions import WebSocketException as StarletteWebSocketExcepti
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 from starlette.routing import Router, WebSocketRoute
+from starlette.types import ASGIApp as StarletteApp
+from starlette.websockets import WebSocket as StarletteWebSocket
+from starlette.websockets import WebSocketState
 
 from unisock import Handler, UnisockError, WebSocketException
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, PathTemplate
 from unisock.transport import HTTPError, HTTPResponse
 
-from .asgi import ASGIApp, ASGIHandshake, ASGITransport
+from .asgi import ASGIApp, ASGIHandshake, ASGITransport, FrameworkAnswer, Scope
 
 
 class StarletteHandshake(ASGIHandshake):
@@ -47,7 +51,6 @@ class StarletteTransport(ASGITransport):
 
     def _http_error(self, exc: HTTPException) -> HTTPError:
         title = str(exc.detail)
-        assert isinstance(self.handshake, ASGIHandshake)
         if "starlette.exception_handlers" in self.handshake.scope:
             return HTTPError(exc.status_code, title)
         # A router without an application: nobody above would answer.
@@ -60,6 +63,32 @@ class StarletteEndpoint(ASGIApp):
 
     transport_class = StarletteTransport
     handshake_class = StarletteHandshake
+
+    async def _ask_framework(self, exc: Exception, transport: ASGITransport) -> None:
+        """As Starlette around each route, but that an answer that comes too late is dropped."""
+        scope, receive = transport.handshake.scope, transport._receive
+        answer = FrameworkAnswer(transport)
+        websocket = StarletteWebSocket(scope, receive, answer.send)
+        websocket.client_state = WebSocketState.CONNECTED  # the handshake is received
+        is_over = transport.answered
+        if is_over:
+            websocket.application_state = WebSocketState.CONNECTED
+        # Private; seen from starlette 0.46 to 1.10.
+        app = wrap_app_handling_exceptions(self._failing(exc), websocket)
+        try:
+            await app(scope, receive, answer.send)
+        except HTTPException:
+            # An error handler's, for Starlette to answer.
+            if not is_over:
+                raise
+
+    def _failing(self, exc: Exception) -> StarletteApp:
+        """The application that raises `exc`."""
+
+        async def fail(scope: Scope, *_: object) -> None:
+            raise exc
+
+        return fail
 
 
 def endpoint(handler: Handler, **options: Unpack[OptionsDict]) -> StarletteEndpoint:

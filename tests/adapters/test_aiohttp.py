@@ -21,7 +21,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect, unix_connect
 
 import unisock
-from tests.adapters.client import rejection, say, talk
+from tests.adapters.client import Rejection, rejection, say, talk
 from tests.servers import RawClient, Server, frame
 from unisock import WebSocket
 from unisock.adapters.aiohttp import view
@@ -98,6 +98,9 @@ async def fails(ws): raise KeyError
 async def accepts_and_fails(ws):
     await ws.accept()
     await fails(ws)
+async def rejects_and_fails(ws):
+    await rejects(ws)
+    await fails(ws)
 async def gone(ws): raise web.HTTPGone
 async def sends_large(ws):
     # Each of its own letter, so that what is interleaved is seen.
@@ -132,7 +135,8 @@ async def tell_to_go(request):
 mount(app, "/ws", echo)
 mount(app, "/rooms/{room}", tell, name="the-room")
 mount(app, "/gr\u00fc\u00dfe/{n:int}/{rest:path}", tell)
-plain = [accepts_and_fails, accepts_when_told, cancels_one, fails, gone, rejects, sends_large]
+plain = [accepts_and_fails, accepts_when_told, cancels_one, fails, gone, rejects,
+         rejects_and_fails, sends_large]
 for each in (*plain, waits):
     mount(app, f"/{each.__name__}", each)
 mount(app, "/goes-on", closes_and_goes_on, max_queue=1)
@@ -305,12 +309,16 @@ class TestHandshake:
 
 
 class TestConnections:
-    @pytest.mark.parametrize("path", ["/fails", "/accepts_and_fails"])
+    def test_middleware_answers_before_accept(self, server: Server) -> None:
+        answer = Rejection(418, "text/plain; charset=utf-8", "the middleware's answer")
+        assert rejection(server, "/fails") == answer
+
+    @pytest.mark.parametrize("path", ["/rejects_and_fails", "/accepts_and_fails"])
     def test_what_middleware_answers_later_is_not_written(
         self, spare_server: Server, path: str
     ) -> None:
         with spare_server.raw(path) as client:
-            if b" 500 " not in client.read_head():
+            if b" 429 " not in client.read_head():
                 assert client.read_frame() == (CLOSE, struct.pack("!H", 1011))
                 client.send_frame(CLOSE, struct.pack("!H", 1011))
             assert client.file.read() == b""

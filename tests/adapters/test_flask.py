@@ -233,7 +233,9 @@ def test_abort_after_accept_closes(server: Server) -> None:
 
 def test_other_errors_go_on_to_flask_once(server: Server) -> None:
     assert closing(server, "/open/teapot") == Closed(1011, "")
-    assert rejection(server, "/before/teapot") == Rejection(500, None, "")
+    assert rejection(server, "/before/teapot") == Rejection(
+        418, "text/html; charset=utf-8", "seen by the error handler"
+    )
     seen = server.get("/seen")[1]
     assert seen.count("Teapot('once')") == 1
     assert seen.count("Teapot('before')") == 1
@@ -270,7 +272,7 @@ def test_tls(tmp_path: Path, authority: trustme.CA) -> None:
         with connect(url("/tell"), ssl=context, sock=_to(server)) as client:
             client.send("go")
             assert json.loads(client.recv(30))["scheme"] == "wss"
-        for path, status in (("/before/404", 404), ("/nowhere", 404), ("/before/teapot", 500)):
+        for path, status in (("/before/404", 404), ("/nowhere", 404), ("/before/teapot", 418)):
             with pytest.raises(Exception, match=str(status)):
                 connect(url(path), ssl=context, sock=_to(server))
         # The wait for the server to start is no TLS handshake, and logged as such.

@@ -11,7 +11,9 @@ from aiohttp import web
 import unisock
 from unisock.adapters.aiohttp import view
 from unisock.conformance.clauses_mounting import tell_room
-from unisock.conformance.harness import journal_as, mount_all, use_http_error
+from unisock.conformance.harness import (
+    OWN_ANSWER, OwnError, journal_as, mount_all, tell_own_error, use_http_error,
+)  # fmt: skip
 
 _HTTP_ERRORS = {403: web.HTTPForbidden, 404: web.HTTPNotFound, 409: web.HTTPConflict}
 
@@ -24,6 +26,10 @@ async def leave(request: web.Request, handler: Any) -> web.StreamResponse:
         response: web.StreamResponse = await handler(request)
     except web.HTTPException:
         raise
+    except OwnError:
+        tell_own_error(request.query_string)
+        status, body, headers = OWN_ANSWER
+        return web.Response(status=status, body=body, headers=headers)
     except Exception as exc:
         journal_as(request.query.get("id", ""), "framework-error", type=type(exc).__name__)
         raise

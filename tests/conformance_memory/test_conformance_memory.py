@@ -10,7 +10,8 @@ from unisock.conformance.suite import *  # noqa: F403  # its tests are this modu
 MEMORY = Row(
     name="in memory", framework="unisock.testing", server="memory",
     command=lambda port: [sys.executable, "tests/conformance_memory/serve.py", str(port)],
-    lacks={"flask_context": "the clause is of Flask alone; elsewhere nothing imports it",
+    lacks={"error_handler": "in memory: no framework, so no error handlers",
+           "flask_context": "the clause is of Flask alone; elsewhere nothing imports it",
            "frame_length": "in memory: a message comes whole, there are no frames",
            "http_error": "in memory: no framework, so no HTTP error of one",
            "mount": "in memory: no router to mount on, `connect` takes the path"},

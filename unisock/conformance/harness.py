@@ -49,6 +49,7 @@ from collections.abc import (
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
+from urllib.parse import parse_qs
 
 import unisock
 from unisock import Handler, SyncWebSocket, WebSocket
@@ -162,6 +163,24 @@ def http_error(status: int) -> Exception:
     if not _http_error_factories:
         return unisock.HandshakeRejected(status)
     return _http_error_factories[-1](status)
+
+
+class OwnError(Exception):
+    """An exception of the application's, which has an error handler for it.
+
+    That tells of it with `tell_own_error`, and answers with `OWN_ANSWER`.  Bare ASGI has
+    no error handlers (its rows lack ``error_handler``).
+    """
+
+
+OWN_ANSWER = (409, b"answered by the error handler", {"x-answered": "by the error handler"})
+"""Status, body and headers."""
+
+
+def tell_own_error(query: str) -> None:
+    """Journal that an error handler was called for the request with this query."""
+    for connection_id in parse_qs(query).get("id", ()):
+        journal_as(connection_id, "own-error")
 
 
 @mounted("/ready")

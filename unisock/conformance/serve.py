@@ -5,7 +5,7 @@
 Each application has every handler of the suite, a page at ``/page``, middleware
 that leaves something for the handler, the forms in which routes are registered
 by hand, itself once more below ``/prefix``, and a hook of the framework's that
-tells of errors that reach it.  This is also the example for the server process
+tells of errors that reach it, and an error handler for `OwnError`.  This is also the example for the server process
 of a third party's row.
 """
 
@@ -20,7 +20,15 @@ from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs
 
-from .harness import journal_as, load_clauses, mount_all, use_http_error
+from .harness import (
+    OWN_ANSWER,
+    OwnError,
+    journal_as,
+    load_clauses,
+    mount_all,
+    tell_own_error,
+    use_http_error,
+)
 
 LEFT = "left_by_middleware"
 GRACE = 3  # seconds that a server waits for connections when it stops
@@ -99,6 +107,19 @@ def _tell_error(query: str, exc: BaseException | None) -> None:
         journal_as(connection_id, "framework-error", type=type(exc).__name__)
 
 
+def _own_error_handlers() -> Any:
+    """The error handlers of Starlette and FastAPI."""
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket
+
+    async def on_own_error(websocket: WebSocket, exc: Exception) -> Response:
+        tell_own_error(websocket.scope["query_string"].decode())
+        status, body, headers = OWN_ANSWER
+        return Response(body, status, headers)
+
+    return {OwnError: on_own_error}
+
+
 def _starlette() -> ASGI:
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -119,7 +140,7 @@ def _starlette() -> ASGI:
 
     router = Router()
     unisock.mount(router, "/{room}", tell_room)
-    below = Starlette()
+    below = Starlette(exception_handlers=_own_error_handlers())
     mount_all(below)
     app = Starlette(
         routes=[
@@ -130,6 +151,7 @@ def _starlette() -> ASGI:
         ],
         # Within Starlette's own, as those of an application are.
         middleware=[Middleware(_leaving), Middleware(_telling)],
+        exception_handlers=_own_error_handlers(),
     )
     mount_all(app)
     return app
@@ -146,7 +168,7 @@ def _fastapi() -> ASGI:
 
     use_http_error(HTTPException)
 
-    app = FastAPI()
+    app = FastAPI(exception_handlers=_own_error_handlers())
     app.add_middleware(_telling)
     app.add_middleware(_leaving)
 
@@ -158,7 +180,7 @@ def _fastapi() -> ASGI:
     unisock.mount(router, "/{room}", tell_room)
     app.include_router(router)
     app.add_api_websocket_route("/by-hand/{room}", endpoint(tell_room))
-    below = FastAPI()
+    below = FastAPI(exception_handlers=_own_error_handlers())
     mount_all(below)
     app.mount("/prefix", below)
     mount_all(app)
@@ -198,11 +220,16 @@ def _falcon() -> ASGI:
     ) -> None:
         _tell_error(req.query_string, exc)
         logging.getLogger("falcon").error("an unhandled error", exc_info=exc)
-        if resp is not None:
-            raise falcon.HTTPInternalServerError
+        raise falcon.HTTPInternalServerError
+
+    async def on_own_error(req: falcon.asgi.Request, *_: Any, ws: Any = None) -> None:
+        tell_own_error(req.query_string)
+        status, body, headers = OWN_ANSWER
+        raise falcon.HTTPStatus(status, headers=headers, text=body.decode())
 
     app: falcon.asgi.App[Any, Any] = falcon.asgi.App(middleware=[Leave()])
     app.add_error_handler(Exception, tell)
+    app.add_error_handler(OwnError, on_own_error)
     app.add_route("/page", Page())
     app.add_route("/by-hand/responder/{room}", Both())
     app.add_route("/by-hand/resource/{room}", Resource(tell_room))
@@ -212,7 +239,7 @@ def _falcon() -> ASGI:
 
 def flask_app() -> Any:
     """The Flask application; for gunicorn too."""
-    from flask import Blueprint, Flask, abort, g, got_request_exception, request
+    from flask import Blueprint, Flask, Response, abort, g, got_request_exception, request
     from werkzeug.exceptions import HTTPException
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
 
@@ -232,11 +259,17 @@ def flask_app() -> Any:
     def tell(sender: Flask, exception: BaseException, **extra: Any) -> None:
         _tell_error(request.query_string.decode(), exception)
 
+    def on_own_error(exc: Exception) -> Response:
+        tell_own_error(request.query_string.decode())
+        status, body, headers = OWN_ANSWER
+        return Response(body, status, headers)
+
     def make(name: str) -> Flask:
         app = Flask(name, static_folder=None)
         app.secret_key = "for the tests"
         app.before_request(lambda: setattr(g, LEFT, "yes"))
         got_request_exception.connect(tell, app, weak=False)
+        app.register_error_handler(OwnError, on_own_error)
         mount_all(app)
         return app
 
