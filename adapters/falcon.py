@@ -22,7 +22,6 @@ from unisock.websocket import check_response
 
 from .asgi import ASGIHandshake, ASGITransport, Message, Receive, Send
 
-
 # The code with which Falcon closes for an error that no error handler takes.
 _SERVER_ERROR = 1011
 
@@ -76,13 +75,12 @@ class FalconTransport(ASGITransport):
             return HTTPError(exc.status_code, title, HTTPResponse(body, _pairs(exc.headers)))
         return None
 
-
     async def send_for_error_handler(self, message: Message) -> None:
         """The server's ``send``, for Falcon's error handlers on a handshake without an answer.
 
         A close, to Falcon the answer, becomes the response of what is meant.
         """
-        if message["type"] != "websocket.close":
+        if self.answered or message["type"] != "websocket.close":
             self.answered = True
             await self._asgi_send(message)
             return

@@ -25,15 +25,12 @@ _DEPENDENCIES = ("fastapi_inner_astack", "fastapi_function_astack", "fastapi_ast
 class FastAPIEndpoint(StarletteEndpoint):
     """As Starlette's; dependencies with ``yield`` see an error before an error handler does."""
 
-    def _failing(self, exc: Exception) -> ASGIApp:
-        async def fail(scope: Scope, *_: object) -> None:
-            async with AsyncExitStack() as stack:
-                for name in _DEPENDENCIES:
-                    if name in scope:
-                        await stack.enter_async_context(scope[name].pop_all())
-                raise exc
-
-        return fail
+    async def _raise(self, exc: Exception, scope: Scope) -> None:
+        async with AsyncExitStack() as stack:
+            for name in _DEPENDENCIES:
+                if name in scope:
+                    await stack.enter_async_context(scope[name].pop_all())
+            raise exc
 
 
 def endpoint(

@@ -17,7 +17,6 @@ from starlette.exceptions import WebSocketException as StarletteWebSocketExcepti
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 from starlette.routing import Router, WebSocketRoute
-from starlette.types import ASGIApp as StarletteApp
 from starlette.websockets import WebSocket as StarletteWebSocket
 from starlette.websockets import WebSocketState
 
@@ -73,8 +72,12 @@ class StarletteEndpoint(ASGIApp):
         is_over = transport.answered
         if is_over:
             websocket.application_state = WebSocketState.CONNECTED
+
+        async def fail(*_: object) -> None:
+            await self._raise(exc, scope)
+
         # Private; seen from starlette 0.46 to 1.10.
-        app = wrap_app_handling_exceptions(self._failing(exc), websocket)
+        app = wrap_app_handling_exceptions(fail, websocket)
         try:
             await app(scope, receive, answer.send)
         except HTTPException:
@@ -82,13 +85,9 @@ class StarletteEndpoint(ASGIApp):
             if not is_over:
                 raise
 
-    def _failing(self, exc: Exception) -> StarletteApp:
-        """The application that raises `exc`."""
-
-        async def fail(scope: Scope, *_: object) -> None:
-            raise exc
-
-        return fail
+    async def _raise(self, exc: Exception, scope: Scope) -> None:
+        """Have what stands between the handler and the error handlers see `exc`."""
+        raise exc
 
 
 def endpoint(handler: Handler, **options: Unpack[OptionsDict]) -> StarletteEndpoint:

@@ -12,7 +12,12 @@ import unisock
 from unisock.adapters.aiohttp import view
 from unisock.conformance.clauses_mounting import tell_room
 from unisock.conformance.harness import (
-    OWN_ANSWER, OwnError, journal_as, mount_all, tell_own_error, use_http_error,
+    OWN_ANSWER,
+    OwnError,
+    journal_as,
+    mount_all,
+    tell_own_error,
+    use_http_error,
 )  # fmt: skip
 
 _HTTP_ERRORS = {403: web.HTTPForbidden, 404: web.HTTPNotFound, 409: web.HTTPConflict}

@@ -4,9 +4,9 @@
 
 Each application has every handler of the suite, a page at ``/page``, middleware
 that leaves something for the handler, the forms in which routes are registered
-by hand, itself once more below ``/prefix``, and a hook of the framework's that
-tells of errors that reach it, and an error handler for `OwnError`.  This is also the example for the server process
-of a third party's row.
+by hand, itself once more below ``/prefix``, a hook of the framework's that tells
+of errors that reach it, and an error handler for `OwnError`.  This is also the
+example for the server process of a third party's row.
 """
 
 from __future__ import annotations
