@@ -14,6 +14,7 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextvars
 import hashlib
 import re
 import zlib
@@ -34,6 +35,7 @@ from unisock.handlers import MountedHandler, prepare
 from unisock.handshake import Handshake
 from unisock.options import Options, OptionsDict
 from unisock.paths import CONVERTERS, Parameter, PathTemplate
+from unisock.runtime import adopt
 from unisock.session import Session
 from unisock.transport import ConnectionLost, Disconnect, HTTPError, Inbox, PullTransport
 from unisock.websocket import cut_reason
@@ -673,7 +675,8 @@ async def _run_apart(serving: Coroutine[Any, Any, None], transport: AiohttpTrans
     But not when the client has left: with ``handler_cancellation``, as in aiohttp's
     test server, aiohttp then cancels a request handler.  Ours see a disconnect.
     """
-    this, task = asyncio.current_task(), asyncio.create_task(serving)
+    context = contextvars.copy_context()
+    this, task = asyncio.current_task(), asyncio.create_task(serving, context=context)
     assert this is not None
     while not task.done():
         try:
@@ -683,6 +686,7 @@ async def _run_apart(serving: Coroutine[Any, Any, None], transport: AiohttpTrans
                 this.uncancel()
             else:
                 task.cancel()
+    adopt(context)
     task.result()
 
 

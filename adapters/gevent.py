@@ -48,7 +48,7 @@ from unisock import Address, Capabilities
 from unisock.asyncio_runtime import ASYNCIO
 from unisock.handlers import MountedHandler
 from unisock.handshake import Handshake
-from unisock.runtime import run_blocking
+from unisock.runtime import adopt, run_blocking
 from unisock.transport import ConnectionLost, Inbox, Transport
 
 from .gevent_loop import hub_event_loop
@@ -851,7 +851,7 @@ class UpgradedTransport(GeventTransport):
 def serve(handler: MountedHandler, transport: GeventTransport, server: Any) -> None:
     """Run `handler` on `transport` in a WSGI request's greenlet, until all has ended.
 
-    It sees the greenlet's context variables.
+    It sees the greenlet's context variables, and the greenlet then those that it has set.
 
     Raises:
         Exception: what the handler raised, for the framework.
@@ -874,7 +874,8 @@ def _serve_on_loop(
     ended = gevent.event.Event()
     loop = hub_event_loop()
     session = handler.session(transport)
-    task = loop.create_task(handler.run(session), context=contextvars.copy_context())
+    context = contextvars.copy_context()
+    task = loop.create_task(handler.run(session), context=context)
     stopping: list[asyncio.Task[None]] = []  # the loop holds it weakly
 
     def stop() -> None:
@@ -905,6 +906,7 @@ def _serve_on_loop(
             raise
         finally:
             transport.release()
+    adopt(context)
     if not task.cancelled():
         task.result()
 

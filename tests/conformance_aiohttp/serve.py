@@ -14,6 +14,7 @@ from unisock.conformance.clauses_mounting import tell_room
 from unisock.conformance.harness import (
     OWN_ANSWER,
     OwnError,
+    around_handler,
     journal_as,
     mount_all,
     tell_own_error,
@@ -28,7 +29,8 @@ async def leave(request: web.Request, handler: Any) -> web.StreamResponse:
     """Leave something for the handler, and tell of the errors that pass."""
     request["left_by_middleware"] = "yes"
     try:
-        response: web.StreamResponse = await handler(request)
+        with around_handler(request.query_string):
+            response: web.StreamResponse = await handler(request)
     except web.HTTPException:
         raise
     except OwnError:

@@ -14,6 +14,7 @@ MEMORY = Row(
            "flask_context": "the clause is of Flask alone; elsewhere nothing imports it",
            "frame_length": "in memory: a message comes whole, there are no frames",
            "http_error": "in memory: no framework, so no HTTP error of one",
+           "middleware": "in memory: nothing of a framework runs before a handler or after it",
            "mount": "in memory: no router to mount on, `connect` takes the path"},
     by_hand={"connect": "/by-hand/{}"},
 )  # fmt: skip

@@ -46,6 +46,7 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
@@ -181,6 +182,25 @@ def tell_own_error(query: str) -> None:
     """Journal that an error handler was called for the request with this query."""
     for connection_id in parse_qs(query).get("id", ()):
         journal_as(connection_id, "own-error")
+
+
+VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="")
+"""Set by what runs before a handler, and told of by what runs after it."""
+
+
+@contextlib.contextmanager
+def around_handler(query: str) -> Generator[None]:
+    """Set `VARIABLE`, and journal at the end what a handler has made of it.
+
+    For middleware of a framework, or what it has like that.
+    """
+    VARIABLE.set("before")
+    try:
+        yield
+    finally:
+        for connection_id in parse_qs(query).get("id", ()):
+            if VARIABLE.get() != "before":
+                journal_as(connection_id, "variable", value=VARIABLE.get())
 
 
 @mounted("/ready")

@@ -16,6 +16,7 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs
@@ -23,6 +24,7 @@ from urllib.parse import parse_qs
 from .harness import (
     OWN_ANSWER,
     OwnError,
+    around_handler,
     journal_as,
     load_clauses,
     mount_all,
@@ -64,7 +66,7 @@ def _asgi() -> ASGI:
     async def answer_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
         await (table[0][1] if scope["type"] == "lifespan" else route)(scope, receive, send)
 
-    return _leaving(_telling(answer_lifespan))
+    return _around(_leaving(_telling(answer_lifespan)))
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -76,6 +78,16 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"8" if found else b"0")]
     await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
     await send({"type": "http.response.body", "body": b"the page" if found else b""})
+
+
+def _around(app: ASGI) -> ASGI:
+    """ASGI middleware that sets a context variable and tells of it."""
+
+    async def around(scope: Scope, receive: Receive, send: Send) -> None:
+        with around_handler(scope.get("query_string", b"").decode()):
+            await app(scope, receive, send)
+
+    return around
 
 
 def _leaving(app: ASGI) -> ASGI:
@@ -150,7 +162,7 @@ def _starlette() -> ASGI:
             WebSocketRoute("/by-hand/{room}", endpoint(tell_room)),
         ],
         # Within Starlette's own, as those of an application are.
-        middleware=[Middleware(_leaving), Middleware(_telling)],
+        middleware=[Middleware(_around), Middleware(_leaving), Middleware(_telling)],
         exception_handlers=_own_error_handlers(),
     )
     mount_all(app)
@@ -171,6 +183,7 @@ def _fastapi() -> ASGI:
     app = FastAPI(exception_handlers=_own_error_handlers())
     app.add_middleware(_telling)
     app.add_middleware(_leaving)
+    app.add_middleware(_around)
 
     @app.get("/page")
     def page() -> PlainTextResponse:  # runs in a thread of FastAPI's
@@ -234,7 +247,7 @@ def _falcon() -> ASGI:
     app.add_route("/by-hand/responder/{room}", Both())
     app.add_route("/by-hand/resource/{room}", Resource(tell_room))
     mount_all(app)
-    return app  # type: ignore[return-value]  # Falcon has its own types for the three
+    return _around(app)  # type: ignore[arg-type]  # Falcon has its own types for the three
 
 
 def flask_app() -> Any:
@@ -264,10 +277,16 @@ def flask_app() -> Any:
         status, body, headers = OWN_ANSWER
         return Response(body, status, headers)
 
+    def before() -> None:
+        setattr(g, LEFT, "yes")
+        g.around = ExitStack()
+        g.around.enter_context(around_handler(request.query_string.decode()))
+
     def make(name: str) -> Flask:
         app = Flask(name, static_folder=None)
         app.secret_key = "for the tests"
-        app.before_request(lambda: setattr(g, LEFT, "yes"))
+        app.before_request(before)
+        app.teardown_request(lambda exc: g.around.close())
         got_request_exception.connect(tell, app, weak=False)
         app.register_error_handler(OwnError, on_own_error)
         mount_all(app)
