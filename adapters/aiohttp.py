@@ -42,6 +42,8 @@ from unisock.websocket import cut_reason
 
 View: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
+APPLICATIONS = (web.Application, web.UrlDispatcher, web.RouteTableDef)
+
 # What aiohttp's queue holds before it stops to read from the socket.
 _QUEUE_SIZE = 32 * 1024
 # The writer never waits by itself: `AiohttpTransport.send` does, before it writes.
@@ -456,9 +458,6 @@ def mount(
         ping_timeout: as `view`.
         compress: as `view`.
         **options: as `view`.
-
-    Raises:
-        TypeError: another object of aiohttp's.
     """
     websocket_view = _view(handler, template, ping_interval, ping_timeout, compress, options)
     socket = _Socket(_aiohttp_path(template), websocket_view, name)
@@ -466,10 +465,8 @@ def mount(
     if isinstance(router, web.RouteTableDef):
         # There is no public way to add a definition of one's own; seen in aiohttp 3.14.
         router._items.append(socket)
-    elif isinstance(router, web.UrlDispatcher):
-        socket.register(router)
     else:
-        raise TypeError(f"mount on a web.Application or a web.RouteTableDef, not on {app!r}")
+        socket.register(router)
 
 
 class _SocketResource(web.Resource):

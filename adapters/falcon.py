@@ -22,6 +22,8 @@ from unisock.websocket import check_response
 
 from .asgi import ASGIHandshake, ASGITransport, Message, Receive, Send
 
+APPLICATIONS = (falcon.App,)  # of WSGI too, which `mount` refuses; ASGI's is a subclass
+
 # The code with which Falcon closes for an error that no error handler takes.
 _SERVER_ERROR = 1011
 

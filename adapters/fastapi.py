@@ -17,6 +17,8 @@ from unisock.paths import PathTemplate
 
 from .starlette import StarletteEndpoint, starlette_path
 
+APPLICATIONS = (FastAPI, APIRouter)
+
 # Where FastAPI keeps the dependencies with ``yield`` that are to be ended, the outer
 # ones first; the last is that of before 0.118.
 _DEPENDENCIES = ("fastapi_inner_astack", "fastapi_function_astack", "fastapi_astack")

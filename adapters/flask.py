@@ -32,6 +32,8 @@ from .gevent import (
 
 __all__ = ["WebSocketHandler", "mount", "view"]
 
+APPLICATIONS = (Flask, Blueprint)
+
 
 class FlaskHandshake(GeventHandshake):
     """The handshake with Flask's request."""

@@ -27,6 +27,8 @@ from unisock.transport import HTTPError, HTTPResponse
 
 from .asgi import ASGIApp, ASGIHandshake, ASGITransport, FrameworkAnswer, Scope
 
+APPLICATIONS = (Starlette, Router)
+
 
 class StarletteHandshake(ASGIHandshake):
     """The handshake with Starlette's view of it."""

@@ -17,7 +17,7 @@ import unisock
 from tests.adapters.client import Rejection, closing, rejection, say, talk
 from tests.adapters.conftest import Serve
 from tests.servers import Server
-from unisock import InvalidMessage, WebSocket
+from unisock import InvalidMessage, SyncWebSocket, WebSocket
 from unisock.adapters.fastapi import endpoint
 
 SOURCE = '''
@@ -313,6 +313,29 @@ def test_wrong_arguments_are_told_at_once() -> None:
         with pytest.raises(ValueError, match="max_queue"):
             endpoint(handler, max_queue=0)
         assert len(app.routes) == before
+
+
+@pytest.mark.parametrize("annotation", [WebSocket, SyncWebSocket, WebSocket | None])
+def test_a_decorated_handler_is_told_what_to_write(annotation: Any) -> None:
+    app = FastAPI(openapi_url=None)
+
+    async def decorated(ws: Any) -> None:
+        await ws.accept()
+
+    decorated.__annotations__["ws"] = annotation
+    for decorate in (app.websocket, APIRouter().websocket):
+        with pytest.raises(TypeError, match=r"write unisock\.mount\(app, path, handler\)"):
+            decorate("/ws")(decorated)
+
+
+def test_a_model_may_hold_a_connection() -> None:
+    class Member(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+        ws: WebSocket | None
+
+    assert Member(ws=None).ws is None
+    with pytest.raises(pydantic.ValidationError, match="instance of WebSocket"):
+        Member(ws="another")  # type: ignore[arg-type]  # that is the test
 
 
 # The way past FastAPI's machinery

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import quart
 import trustme
 from flask import Blueprint, Flask
 from websockets.sync.client import connect, unix_connect
@@ -229,6 +230,31 @@ def test_abort_with_a_response(server: Server) -> None:
 def test_abort_after_accept_closes(server: Server) -> None:
     assert closing(server, "/open/404") == Closed(4404, "Not Found")
     assert closing(server, "/open/own") == Closed(4001, "own")
+
+
+@pytest.mark.parametrize("target", [quart.Quart("quart"), quart.Blueprint("quart", "quart")])
+def test_quart_is_no_flask(target: object) -> None:
+    """Though its classes are derived from what Flask's are."""
+    message = r"quart.*mount on one of flask\.Flask, flask\.Blueprint;.*ASGIApp\(handler\)"
+    with pytest.raises(TypeError, match=message):
+        unisock.mount(target, "/ws", _handler)
+
+
+def test_a_subclass_of_flask_is_one() -> None:
+    class Mine(Flask):
+        pass
+
+    class MyBlueprint(Blueprint):
+        pass
+
+    app, blueprint = Mine("mine"), MyBlueprint("below", "below", url_prefix="/below")
+    unisock.mount(app, "/ws", _handler)
+    unisock.mount(blueprint, "/ws", _handler)
+    app.register_blueprint(blueprint)
+    assert {rule.rule for rule in app.url_map.iter_rules() if rule.websocket} == {
+        "/ws",
+        "/below/ws",
+    }
 
 
 def test_other_errors_go_on_to_flask_once(server: Server) -> None:
