@@ -51,6 +51,7 @@ def make_app() -> web.Application:
     """Everything that a row's server has."""
     use_http_error(lambda status: _HTTP_ERRORS[status]())
     app = web.Application(middlewares=[leave])
+    app.router.add_get("/mounting/both", page)
     mount_all(app)
     below = web.Application()
     mount_all(below)

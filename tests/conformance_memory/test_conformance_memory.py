@@ -15,7 +15,8 @@ MEMORY = Row(
            "frame_length": "in memory: a message comes whole, there are no frames",
            "http_error": "in memory: no framework, so no HTTP error of one",
            "middleware": "in memory: nothing of a framework runs before a handler or after it",
-           "mount": "in memory: no router to mount on, `connect` takes the path"},
+           "mount": "in memory: no router to mount on, `connect` takes the path",
+           "page_beside": "in memory: no pages"},
     by_hand={"connect": "/by-hand/{}"},
 )  # fmt: skip
 row = pytest.fixture(scope="session", params=[MEMORY], ids=["memory"])(lambda request: MEMORY)

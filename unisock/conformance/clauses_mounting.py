@@ -94,6 +94,22 @@ async def test_http_works_beside_it(server: Server) -> None:
         await _check_room(server, "/mounting/rooms/{}")
 
 
+mounted("/mounting/both")(greet)
+
+
+@clause("1.2")
+async def test_a_page_at_the_path_of_a_handler(server: Server) -> None:
+    """A handshake goes to the handler, any other request to the page."""
+    for _ in range(2):
+        response = await server.http("/mounting/both")
+        if server.row.without("page_beside"):
+            assert response.status in (400, 404, 405, 426)
+        else:
+            assert (response.status, response.body) == (200, b"the page")
+        async with server.connect("/mounting/both") as client:
+            assert await client.recv() == "function"
+
+
 # 1.3 Paths
 
 

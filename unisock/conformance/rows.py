@@ -165,6 +165,7 @@ _FORMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
                 "http_error": _NO_HTTP_ERROR,
                 "error_handler": _NO_ERROR_HANDLER,
                 "mount": _NO_MOUNT,
+                "page_beside": _NO_MOUNT,
                 "flask_context": _FLASKS_OWN,
             },
             "request_type": "builtins.dict",

@@ -2,11 +2,12 @@
 
     python -m unisock.conformance.serve FRAMEWORK SERVER PORT
 
-Each application has every handler of the suite, a page at ``/page``, middleware
-that leaves something for the handler, the forms in which routes are registered
-by hand, itself once more below ``/prefix``, a hook of the framework's that tells
-of errors that reach it, and an error handler for `OwnError`.  This is also the
-example for the server process of a third party's row.
+Each application has every handler of the suite, a page at ``/page`` and another
+beside the handler at ``/mounting/both``, middleware that leaves something for the
+handler, the forms in which routes are registered by hand, itself once more below
+``/prefix``, a hook of the framework's that tells of errors that reach it, and an
+error handler for `OwnError`.  This is also the example for the server process of a
+third party's row.
 """
 
 from __future__ import annotations
@@ -157,6 +158,7 @@ def _starlette() -> ASGI:
     app = Starlette(
         routes=[
             Route("/page", page),
+            Route("/mounting/both", page),
             Mount("/routed", router),
             Mount("/prefix", below),
             WebSocketRoute("/by-hand/{room}", endpoint(tell_room)),
@@ -186,6 +188,7 @@ def _fastapi() -> ASGI:
     app.add_middleware(_around)
 
     @app.get("/page")
+    @app.get("/mounting/both")
     def page() -> PlainTextResponse:  # runs in a thread of FastAPI's
         return PlainTextResponse("the page")
 
@@ -244,6 +247,7 @@ def _falcon() -> ASGI:
     app.add_error_handler(Exception, tell)
     app.add_error_handler(OwnError, on_own_error)
     app.add_route("/page", Page())
+    app.add_route("/mounting/both", Page())
     app.add_route("/by-hand/responder/{room}", Both())
     app.add_route("/by-hand/resource/{room}", Resource(tell_room))
     mount_all(app)
@@ -295,6 +299,7 @@ def flask_app() -> Any:
     app = make("suite")
 
     @app.get("/page")
+    @app.get("/mounting/both")
     def page() -> str:
         return "the page"
 
