@@ -148,7 +148,8 @@ class ASGITransport(PullTransport):
     """Whether an answer to the handshake was sent, or begun."""
 
     def __init__(self, handshake: ASGIHandshake, receive: Receive, send: Send) -> None:
-        self.handshake: ASGIHandshake = handshake
+        self.handshake = handshake
+        self.scope = handshake.scope
         self.capabilities = capabilities_of(handshake.scope)
         self._is_granian = _is_granian(handshake.scope)
         # Or another server of before 2.4; not Starlette's TestClient, which says no version.
@@ -365,13 +366,12 @@ class FrameworkAnswer:
             case "websocket.http.response.body":
                 self._body += message.get("body", b"")
                 if not message.get("more_body"):
-                    await self.respond()
+                    await self._respond()
             case _:
                 self._transport.answered = True
                 await self._transport._asgi_send(message)
 
-    async def respond(self) -> None:
-        """Send the response."""
+    async def _respond(self) -> None:
         headers = [
             (bytes(name).decode("latin-1"), bytes(value).decode("latin-1"))
             for name, value in self._start["headers"]
@@ -431,11 +431,11 @@ class ASGIApp:
                 await transport.reject(404, b"", [("content-length", "0")])
 
     async def _hand_on(self, exc: Exception, transport: ASGITransport) -> None:
-        """Have those above answer for an error of the handler, or see it."""
+        """Give an error of the handler to the framework, and see that somebody answers."""
         try:
             await self._ask_framework(exc, transport)
         except Exception:
-            # Who is above may answer; at last servers do, with a 500.
+            # What is around this application may answer; else the server does, with 500.
             if transport.fails_as_403:
                 await transport.fail()
             raise

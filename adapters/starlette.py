@@ -52,7 +52,7 @@ class StarletteTransport(ASGITransport):
 
     def _http_error(self, exc: HTTPException) -> HTTPError:
         title = str(exc.detail)
-        if "starlette.exception_handlers" in self.handshake.scope:
+        if "starlette.exception_handlers" in self.scope:
             return HTTPError(exc.status_code, title)
         # A router without an application: nobody above would answer.
         headers = tuple((exc.headers or {}).items())
@@ -67,7 +67,7 @@ class StarletteEndpoint(ASGIApp):
 
     async def _ask_framework(self, exc: Exception, transport: ASGITransport) -> None:
         """As Starlette around each route, but that an answer that comes too late is dropped."""
-        scope, receive = transport.handshake.scope, transport._receive
+        scope, receive = transport.scope, transport._receive
         answer = FrameworkAnswer(transport)
         websocket = StarletteWebSocket(scope, receive, answer.send)
         websocket.client_state = WebSocketState.CONNECTED  # the handshake is received

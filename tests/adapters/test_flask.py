@@ -19,6 +19,7 @@ from tests.adapters.client import Closed, Rejection, closing, rejection, say, ta
 from tests.servers import Server
 from unisock import WebSocket
 from unisock.adapters.flask import view
+from unisock.testing.servers import framework_of
 
 SOURCE = """
 import logging, os, signal
@@ -238,6 +239,10 @@ def test_quart_is_no_flask(target: object) -> None:
     message = r"quart.*mount on one of flask\.Flask, flask\.Blueprint;.*ASGIApp\(handler\)"
     with pytest.raises(TypeError, match=message):
         unisock.mount(target, "/ws", _handler)
+
+
+def test_quart_is_served_as_the_asgi_application_that_it_is() -> None:
+    assert framework_of(quart.Quart("quart")) == "asgi"
 
 
 def test_a_subclass_of_flask_is_one() -> None:

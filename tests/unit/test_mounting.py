@@ -152,7 +152,7 @@ def test_wrong_arguments_are_told_at_once(
 @pytest.mark.parametrize("app", [None, object(), "app", App(), handler, App])
 def test_an_unknown_application_lists_the_frameworks(app: object) -> None:
     with pytest.raises(
-        TypeError, match=r"aiohttp, falcon, fastapi, flask, starlette.*unisock"
+        TypeError, match=r"aiohttp, falcon, fastapi, flask, starlette.*unisock.*ASGIApp\(handler\)"
     ) as caught:
         unisock.mount(app, "/", handler)
     assert type(app).__qualname__ in str(caught.value)
