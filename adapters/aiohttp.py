@@ -14,17 +14,20 @@ from __future__ import annotations
 
 import asyncio
 import base64
+import contextvars
 import hashlib
 import re
 import zlib
 from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
 from contextlib import suppress
+from dataclasses import dataclass
 from typing import Any, TypeAlias, Unpack, cast
 from urllib.parse import unquote
 
 from aiohttp import EofStream, WebSocketError, WSMsgType, hdrs, web
 from aiohttp._websocket.reader_py import WebSocketDataQueue, WebSocketReader
 from aiohttp.http import WS_KEY, HttpVersion11, WebSocketWriter, ws_ext_gen, ws_ext_parse
+from aiohttp.web_urldispatcher import MatchInfoError
 from multidict import CIMultiDict
 
 from unisock import Address, Capabilities, Handler, UnisockError
@@ -33,11 +36,14 @@ from unisock.handlers import MountedHandler, prepare
 from unisock.handshake import Handshake, client_address
 from unisock.options import Options, OptionsDict
 from unisock.paths import CONVERTERS, Parameter, PathTemplate
+from unisock.runtime import adopt
 from unisock.session import Session
 from unisock.transport import ConnectionLost, Disconnect, HTTPError, Inbox, PullTransport
 from unisock.websocket import cut_reason
 
 View: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
+
+APPLICATIONS = (web.Application, web.UrlDispatcher, web.RouteTableDef)
 
 # What aiohttp's queue holds before it stops to read from the socket.
 _QUEUE_SIZE = 32 * 1024
@@ -167,6 +173,7 @@ class AiohttpTransport(PullTransport):
     """
 
     capabilities = Capabilities()
+    framework_answers = True
     _inbox: Inbox
 
     def __init__(
@@ -452,7 +459,9 @@ def mount(
     compress: bool = True,
     **options: Unpack[OptionsDict],
 ) -> None:
-    """Add a route for GET; see `unisock.mount` and `view`.
+    """Add a route for handshakes; see `unisock.mount` and `view`.
+
+    A page may have a route for GET at the same path, added before or after.
 
     Args:
         app: an application, its router or a route table.
@@ -463,19 +472,96 @@ def mount(
         ping_timeout: as `view`.
         compress: as `view`.
         **options: as `view`.
-
-    Raises:
-        TypeError: another object of aiohttp's.
     """
     websocket_view = _view(handler, template, ping_interval, ping_timeout, compress, options)
-    path = _aiohttp_path(template)
+    socket = _Socket(_aiohttp_path(template), websocket_view, name)
     router = app.router if isinstance(app, web.Application) else app
     if isinstance(router, web.RouteTableDef):
-        router.get(path, name=name, allow_head=False)(websocket_view)
-    elif isinstance(router, web.UrlDispatcher):
-        router.add_get(path, websocket_view, name=name, allow_head=False)
+        # There is no public way to add a definition of one's own; seen in aiohttp 3.14.
+        router._items.append(socket)
     else:
-        raise TypeError(f"mount on a web.Application or a web.RouteTableDef, not on {app!r}")
+        socket.register(router)
+
+
+class _SocketResource(web.Resource):
+    """A resource for handshakes, which `_Sockets` finds.
+
+    To aiohttp's router it matches nothing, so that the page at the same path has a
+    resource of its own, before or after this one.
+    """
+
+    async def resolve(self, request: web.Request) -> tuple[None, set[str]]:
+        """Nothing."""
+        return None, set()
+
+    def raw_match(self, path: str) -> bool:
+        """No: the next route at this path is none of this resource."""
+        return False
+
+
+class _PlainSocket(_SocketResource, web.PlainResource):
+    """One whose path has no parameters."""
+
+
+class _DynamicSocket(_SocketResource, web.DynamicResource):
+    """One whose path has parameters."""
+
+
+@dataclass(frozen=True)
+class _Socket(web.AbstractRouteDef):
+    """The definition of a route for handshakes, which a route table may hold."""
+
+    path: str
+    view: View
+    name: str | None
+
+    def register(self, router: web.UrlDispatcher) -> list[web.AbstractRoute]:
+        """Add the route to a router."""
+        resource_class = _DynamicSocket if "{" in self.path else _PlainSocket
+        resource = resource_class(self.path, name=self.name)
+        route = resource.add_route(hdrs.METH_GET, self.view)
+        router.register_resource(resource)
+        _sockets_of(router).routes[resource] = route
+        return [route]
+
+
+class _Sockets:
+    """The sockets of a router, whose `resolve` is replaced to look for them.
+
+    A handshake is for a socket, and any other request for a page, where both match.
+    aiohttp itself has one route for GET at a path.
+
+    Attributes:
+        routes: the route of each resource.
+    """
+
+    def __init__(self, router: web.UrlDispatcher) -> None:
+        self.routes: dict[_SocketResource, web.ResourceRoute] = {}
+        self._resolve = router.resolve
+        router.resolve = self.resolve  # type: ignore[method-assign]  # as said above
+
+    async def resolve(self, request: web.Request) -> web.UrlMappingMatchInfo:
+        """Find the route for a request."""
+        found = await self._resolve(request)
+        error = found.http_exception
+        # A sub-application has looked for its own sockets.
+        if error is None and (found.apps or not _is_handshake(request)):
+            return found
+        path = request.rel_url.path_safe
+        matches = {each: match for each in self.routes if (match := each._match(path)) is not None}
+        if not matches:
+            return found
+        if request.method != hdrs.METH_GET:
+            others = error.allowed_methods if isinstance(error, web.HTTPMethodNotAllowed) else ()
+            return MatchInfoError(web.HTTPMethodNotAllowed(request.method, {"GET", *others}))
+        # As aiohttp's router: what is longest before its first parameter.
+        resource = max(matches, key=lambda each: len(each.canonical.partition("{")[0]))
+        return web.UrlMappingMatchInfo(matches[resource], self.routes[resource])
+
+
+def _sockets_of(router: web.UrlDispatcher) -> _Sockets:
+    sockets = getattr(router.resolve, "__self__", None)
+    return sockets if isinstance(sockets, _Sockets) else _Sockets(router)
 
 
 def _view(
@@ -537,6 +623,10 @@ def _refusal(request: web.Request) -> web.Response | None:
     if not _KEY.fullmatch(",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_KEY, ()))):
         return _refuse(400, "a WebSocket key is 16 bytes in base64")
     return None
+
+
+def _is_handshake(request: web.Request) -> bool:
+    return request.method == hdrs.METH_GET and "websocket" in _tokens(request, hdrs.UPGRADE)
 
 
 def _refuse(status: int, text: str, **headers: str) -> web.Response:
@@ -605,7 +695,8 @@ async def _run_apart(serving: Coroutine[Any, Any, None], transport: AiohttpTrans
     But not when the client has left: with ``handler_cancellation``, as in aiohttp's
     test server, aiohttp then cancels a request handler.  Ours see a disconnect.
     """
-    this, task = asyncio.current_task(), asyncio.create_task(serving)
+    context = contextvars.copy_context()
+    this, task = asyncio.current_task(), asyncio.create_task(serving, context=context)
     assert this is not None
     while not task.done():
         try:
@@ -615,6 +706,7 @@ async def _run_apart(serving: Coroutine[Any, Any, None], transport: AiohttpTrans
                 this.uncancel()
             else:
                 task.cancel()
+    adopt(context)
     task.result()
 
 

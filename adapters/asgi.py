@@ -9,6 +9,7 @@ from __future__ import annotations
 import asyncio
 from collections import deque
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
+from contextlib import suppress
 from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
@@ -159,11 +160,15 @@ class ASGIHandshake(Handshake):
 class ASGITransport(PullTransport):
     """A connection on an ASGI server, after its ``websocket.connect`` event."""
 
+    framework_answers = True
     close_timeout = 10.0
     """The option."""
+    answered = False
+    """Whether an answer to the handshake was sent, or begun."""
 
     def __init__(self, handshake: ASGIHandshake, receive: Receive, send: Send) -> None:
         self.handshake = handshake
+        self.scope = handshake.scope
         self.capabilities = capabilities_of(handshake.scope)
         self._is_granian = _is_granian(handshake.scope)
         # Or another server of before 2.4; not Starlette's TestClient, which says no version.
@@ -188,6 +193,7 @@ class ASGITransport(PullTransport):
 
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """``websocket.accept``."""
+        self.answered = True
         await self._translated(
             {
                 "type": "websocket.accept",
@@ -199,6 +205,7 @@ class ASGITransport(PullTransport):
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """``websocket.http.response``; without that extension a close, which is a 403."""
+        self.answered = True
         if not self.capabilities.http_rejection:
             await self._translated({"type": "websocket.close", "code": 1000})
             return
@@ -221,6 +228,17 @@ class ASGITransport(PullTransport):
         # uvicorn 0.54 complains of an application that returns before its
         # transport has closed, as if nobody had answered.
         await asyncio.sleep(0)
+
+    @property
+    def fails_as_403(self) -> bool:
+        """Whether the server answers 403, and not 500, for an application that raises."""
+        return self._is_granian  # 2.8
+
+    async def fail(self) -> None:
+        """Answer 500, unless the handshake is answered."""
+        if not self.answered:
+            with suppress(ConnectionLost):
+                await self.reject(500, b"", [("content-length", "0")])
 
     async def send(self, data: str | bytes) -> None:
         """``websocket.send``."""
@@ -344,6 +362,43 @@ class ASGITransport(PullTransport):
             raise ConnectionLost from exc
 
 
+class FrameworkAnswer:
+    """What a framework's error handler sends when a unisock handler has failed.
+
+    A response is given to the client if the handshake waits for its answer.  On a
+    connection that is over, all is dropped: servers raise for it.
+    """
+
+    def __init__(self, transport: ASGITransport) -> None:
+        self._transport = transport
+        self._is_over = transport.answered
+        self._start: Message = {}
+        self._body = b""
+
+    async def send(self, message: Message) -> None:
+        """As the server's ``send``."""
+        if self._is_over:
+            return
+        match message["type"]:
+            case "websocket.http.response.start":
+                self._start = message
+            case "websocket.http.response.body":
+                self._body += message.get("body", b"")
+                if not message.get("more_body"):
+                    await self._respond()
+            case _:
+                self._transport.answered = True
+                await self._transport._asgi_send(message)
+
+    async def _respond(self) -> None:
+        headers = [
+            (bytes(name).decode("latin-1"), bytes(value).decode("latin-1"))
+            for name, value in self._start["headers"]
+        ]
+        with suppress(ConnectionLost):
+            await self._transport.reject(self._start["status"], self._body, headers)
+
+
 class ASGIApp:
     """A handler as an ASGI application, for any ASGI server or framework.
 
@@ -387,9 +442,27 @@ class ASGIApp:
             transport = self.transport_class(self.handshake_class(scope), receive, send)
             if self._routes(scope):
                 transport.close_timeout = self._mounted.options.close_timeout
-                await self._mounted.serve(transport)
+                try:
+                    await self._mounted.serve(transport)
+                except Exception as exc:  # noqa: BLE001  # raised again unless it is answered
+                    await self._hand_on(exc, transport)
             else:
                 await transport.reject(404, b"", [("content-length", "0")])
+
+    async def _hand_on(self, exc: Exception, transport: ASGITransport) -> None:
+        """Give an error of the handler to the framework, and see that somebody answers."""
+        try:
+            await self._ask_framework(exc, transport)
+        except Exception:
+            # What is around this application may answer; else the server does, with 500.
+            if transport.fails_as_403:
+                await transport.fail()
+            raise
+        await transport.fail()
+
+    async def _ask_framework(self, exc: Exception, transport: ASGITransport) -> None:
+        """Call the error handler that the framework has for `exc`; without one raise it."""
+        raise exc
 
     def _routes(self, scope: Scope) -> bool:
         """Whether the path is this application's; then its parameters are in the scope."""

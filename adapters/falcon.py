@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import sys
 from collections.abc import Awaitable, Callable, Mapping, MutableMapping
+from contextlib import suppress
 from typing import Any, Unpack, cast
 
 import falcon
@@ -15,9 +17,15 @@ from unisock import Handler, InvalidState, UnisockError
 from unisock.handlers import prepare
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
-from unisock.transport import HTTPError, HTTPResponse
+from unisock.transport import ConnectionLost, HTTPError, HTTPResponse
+from unisock.websocket import check_response
 
-from .asgi import ASGIHandshake, ASGITransport, Receive, Send
+from .asgi import ASGIHandshake, ASGITransport, Message, Receive, Send
+
+APPLICATIONS = (falcon.App,)  # of WSGI too, which `mount` refuses; ASGI's is a subclass
+
+# The code with which Falcon closes for an error that no error handler takes.
+_SERVER_ERROR = 1011
 
 
 class FalconHandshake(ASGIHandshake):
@@ -69,6 +77,26 @@ class FalconTransport(ASGITransport):
             return HTTPError(exc.status_code, title, HTTPResponse(body, _pairs(exc.headers)))
         return None
 
+    async def send_for_error_handler(self, message: Message) -> None:
+        """The server's ``send``, for Falcon's error handlers on a handshake without an answer.
+
+        A close, to Falcon the answer, becomes the response of what is meant.
+        """
+        if self.answered or message["type"] != "websocket.close":
+            self.answered = True
+            await self._asgi_send(message)
+            return
+        # Falcon calls this while it handles the error that an error handler has raised.
+        exc = sys.exception()
+        meant = self.translate(exc) if isinstance(exc, Exception) else None
+        if isinstance(meant, HTTPError) and meant.response is not None:
+            response, status = meant.response, meant.status_code
+        else:
+            response = HTTPResponse()
+            status = 500 if message["code"] == _SERVER_ERROR else 403
+        with suppress(ConnectionLost):
+            await self.reject(*check_response(status, response.body, response.headers))
+
 
 def _pairs(headers: Any) -> tuple[tuple[str, str], ...]:
     if isinstance(headers, Mapping):
@@ -101,12 +129,16 @@ def responder(handler: Handler, **options: Unpack[OptionsDict]) -> Callable[...,
             raise falcon.HTTPRouteNotFound  # Falcon 4.4 takes it for the path with one slash
         if not ws.unaccepted:
             raise InvalidState("middleware or a hook has accepted: leave that to the handler")
+        transport = FalconTransport(req, ws, params)
         try:
-            await mounted.serve(FalconTransport(req, ws, params))
+            await mounted.serve(transport)
         finally:
-            # Falcon closes after a responder and in its error handlers; to
-            # its object the connection is over by now.
-            ws._state = _WebSocketState.CLOSED
+            if transport.answered:
+                # Falcon closes after a responder and in its error handlers; to
+                # its object the connection is over by now.
+                ws._state = _WebSocketState.CLOSED
+            else:
+                ws._asgi_send = transport.send_for_error_handler
 
     return on_websocket
 

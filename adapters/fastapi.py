@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
+from contextlib import AsyncExitStack
 from typing import Unpack
 
 from fastapi import APIRouter, FastAPI, WebSocket
@@ -16,6 +17,23 @@ from unisock.paths import PathTemplate
 
 from .starlette import StarletteEndpoint, starlette_path
 
+APPLICATIONS = (FastAPI, APIRouter)
+
+# Where FastAPI keeps the dependencies with ``yield`` that are to be ended, the outer
+# ones first; the last is that of before 0.118.
+_DEPENDENCIES = ("fastapi_inner_astack", "fastapi_function_astack", "fastapi_astack")
+
+
+class FastAPIEndpoint(StarletteEndpoint):
+    """As Starlette's; dependencies with ``yield`` see an error before an error handler does."""
+
+    async def _raise(self, exc: Exception, scope: Scope) -> None:
+        async with AsyncExitStack() as stack:
+            for name in _DEPENDENCIES:
+                if name in scope:
+                    await stack.enter_async_context(scope[name].pop_all())
+            raise exc
+
 
 def endpoint(
     handler: Handler, **options: Unpack[OptionsDict]
@@ -26,10 +44,10 @@ def endpoint(
         TypeError: not a handler, or an unknown option.
         ValueError: an option's value.
     """
-    return _endpoint(StarletteEndpoint(handler, **options))
+    return _endpoint(FastAPIEndpoint(handler, **options))
 
 
-def _endpoint(app: StarletteEndpoint) -> Callable[[WebSocket], Awaitable[None]]:
+def _endpoint(app: FastAPIEndpoint) -> Callable[[WebSocket], Awaitable[None]]:
     async def websocket_endpoint(websocket: WebSocket) -> None:
         # Starlette's state machine is passed by: it would cost time with each
         # message and hide what the server tells.  The two are private; seen
@@ -54,7 +72,7 @@ def mount(
     A dependency that raises `HTTPException` rejects the handshake with its
     status and body.
     """
-    asgi_app = StarletteEndpoint(handler, **options)
+    asgi_app = FastAPIEndpoint(handler, **options)
     websocket_endpoint = _endpoint(asgi_app)
     app.add_api_websocket_route(
         starlette_path(template), websocket_endpoint, name=name, dependencies=dependencies

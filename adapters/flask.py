@@ -32,6 +32,8 @@ from .gevent import (
 
 __all__ = ["WebSocketHandler", "mount", "view"]
 
+APPLICATIONS = (Flask, Blueprint)
+
 
 class FlaskHandshake(GeventHandshake):
     """The handshake with Flask's request."""
@@ -49,6 +51,8 @@ class FlaskHandshake(GeventHandshake):
 
 
 class _FlaskErrors:
+    framework_answers = True
+
     def translate(self, exc: Exception) -> UnisockError | None:
         """Werkzeug's `HTTPException`, as `flask.abort` raises it."""
         if not isinstance(exc, HTTPException):

@@ -49,7 +49,7 @@ from websockets.server import ServerProtocol
 from unisock import Address, Capabilities
 from unisock.handlers import MountedHandler
 from unisock.handshake import Handshake, client_address
-from unisock.runtime import run_blocking
+from unisock.runtime import adopt, run_blocking
 from unisock.transport import ConnectionLost, Inbox, Transport
 
 from .gevent_loop import HUB, hub_event_loop
@@ -885,7 +885,7 @@ class UpgradedTransport(GeventTransport):
 def serve(handler: MountedHandler, transport: GeventTransport, server: Any) -> None:
     """Run `handler` on `transport` in a WSGI request's greenlet, until all has ended.
 
-    It sees the greenlet's context variables.
+    It sees the greenlet's context variables, and the greenlet then those that it has set.
 
     Raises:
         Exception: what the handler raised, for the framework.
@@ -908,7 +908,8 @@ def _serve_on_loop(
     ended = gevent.event.Event()
     loop = hub_event_loop()
     session = handler.session(transport)
-    task = loop.create_task(handler.run(session), context=contextvars.copy_context())
+    context = contextvars.copy_context()
+    task = loop.create_task(handler.run(session), context=context)
     stopping: list[asyncio.Task[None]] = []  # the loop holds it weakly
 
     def stop() -> None:
@@ -939,6 +940,7 @@ def _serve_on_loop(
             raise
         finally:
             transport.release()
+    adopt(context)
     if not task.cancelled():
         task.result()
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -16,13 +17,17 @@ from starlette.exceptions import WebSocketException as StarletteWebSocketExcepti
 from starlette.middleware import Middleware
 from starlette.requests import HTTPConnection
 from starlette.routing import Router, WebSocketRoute
+from starlette.websockets import WebSocket as StarletteWebSocket
+from starlette.websockets import WebSocketState
 
 from unisock import Handler, UnisockError, WebSocketException
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, PathTemplate
 from unisock.transport import HTTPError, HTTPResponse
 
-from .asgi import ASGIApp, ASGIHandshake, ASGITransport
+from .asgi import ASGIApp, ASGIHandshake, ASGITransport, FrameworkAnswer, Scope
+
+APPLICATIONS = (Starlette, Router)
 
 
 class StarletteHandshake(ASGIHandshake):
@@ -47,8 +52,7 @@ class StarletteTransport(ASGITransport):
 
     def _http_error(self, exc: HTTPException) -> HTTPError:
         title = str(exc.detail)
-        assert isinstance(self.handshake, ASGIHandshake)
-        if "starlette.exception_handlers" in self.handshake.scope:
+        if "starlette.exception_handlers" in self.scope:
             return HTTPError(exc.status_code, title)
         # A router without an application: nobody above would answer.
         headers = tuple((exc.headers or {}).items())
@@ -60,6 +64,32 @@ class StarletteEndpoint(ASGIApp):
 
     transport_class = StarletteTransport
     handshake_class = StarletteHandshake
+
+    async def _ask_framework(self, exc: Exception, transport: ASGITransport) -> None:
+        """As Starlette around each route, but that an answer that comes too late is dropped."""
+        scope, receive = transport.scope, transport._receive
+        answer = FrameworkAnswer(transport)
+        websocket = StarletteWebSocket(scope, receive, answer.send)
+        websocket.client_state = WebSocketState.CONNECTED  # the handshake is received
+        is_over = transport.answered
+        if is_over:
+            websocket.application_state = WebSocketState.CONNECTED
+
+        async def fail(*_: object) -> None:
+            await self._raise(exc, scope)
+
+        # Private; seen from starlette 0.46 to 1.10.
+        app = wrap_app_handling_exceptions(fail, websocket)
+        try:
+            await app(scope, receive, answer.send)
+        except HTTPException:
+            # An error handler's, for Starlette to answer.
+            if not is_over:
+                raise
+
+    async def _raise(self, exc: Exception, scope: Scope) -> None:
+        """Have what stands between the handler and the error handlers see `exc`."""
+        raise exc
 
 
 def endpoint(handler: Handler, **options: Unpack[OptionsDict]) -> StarletteEndpoint:

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from .errors import is_disconnect
-from .runtime import Runtime, Waiter, Workers, WorkersStopped, get_ident
+from .runtime import Runtime, Waiter, Workers, WorkersStopped, adopt, get_ident
 
 logger = logging.getLogger("unisock")
 
@@ -171,7 +171,8 @@ class ThreadWorkers(Workers):
 
     async def run(self, name: str, function: Callable[[], T], on_end: Callable[[], object]) -> T:
         """In a thread, with this task's context variables."""
-        ended = self._start_thread(name, function, contextvars.copy_context(), on_end)
+        context = contextvars.copy_context()
+        ended = self._start_thread(name, function, context, on_end)
         try:
             # Not awaited itself: a cancellation of this must not be one of it.
             await asyncio.wait([ended])
@@ -179,6 +180,7 @@ class ThreadWorkers(Workers):
             ended.add_done_callback(self._forget)
             raise
         del self._running[ended]
+        adopt(context)
         return ended.result().result()
 
     def start(self, name: str, function: Callable[[], None]) -> None:

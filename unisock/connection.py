@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Callable, Mapping
 from typing import Any
 
 from multidict import CIMultiDictProxy, MultiDictProxy
@@ -19,6 +19,21 @@ class Connection:
     _handshake: Handshake
     _inbox: Inbox
     _transport: Transport
+
+    @classmethod
+    def __get_pydantic_core_schema__(cls, source: Any, handler: Callable[[Any], Any]) -> Any:
+        """What pydantic calls, and so FastAPI for an endpoint that has a unisock parameter.
+
+        Raises:
+            TypeError: pydantic has no schema for it; the message says what to write.
+        """
+        try:
+            return handler(source)
+        except RuntimeError as exc:  # a base of pydantic's own error
+            raise TypeError(
+                f"unisock.{cls.__name__} is no parameter of a framework's own endpoint: take the "
+                "decorator away, and write unisock.mount(app, path, handler)"
+            ) from exc
 
     # The handshake
 

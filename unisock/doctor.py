@@ -23,7 +23,7 @@ from typing import Any
 
 from . import __version__
 from .adapters.asgi import SERVERS, ASGIApp
-from .mounting import _find
+from .mounting import adapter_of
 from .transport import Capabilities
 
 _ASGI_FRAMEWORKS = ("falcon", "fastapi", "starlette")
@@ -274,16 +274,13 @@ def _stock_handler(what: str, remedy: str) -> Finding:
 
 def _check_app(spec: str, app: Any, names: Iterable[Any]) -> Iterator[Finding]:
     """Look at an application, and at what else its module has."""
-    if not isinstance(app, ASGIApp):
-        try:
-            _find(app)
-        except TypeError:
-            yield Finding(
-                "unknown-app",
-                f"{spec} is no application of a framework whose adapter is installed, but of type "
-                f"{type(app).__module__}.{type(app).__qualname__}",
-                "name the application itself, not what wraps or makes it",
-            )
+    if not isinstance(app, ASGIApp) and adapter_of(app) is None:
+        yield Finding(
+            "unknown-app",
+            f"{spec} is no application of a framework whose adapter is installed, but of type "
+            f"{type(app).__module__}.{type(app).__qualname__}",
+            "name the application itself, not what wraps or makes it",
+        )
     if hasattr(app, "url_map") and hasattr(app, "view_functions"):
         yield from _check_flask_rules(app)
     stock = getattr(sys.modules.get("geventwebsocket.handler"), "WebSocketHandler", None)

@@ -2,7 +2,8 @@
 
 The adapter is found by the application's type, through the entry points of
 the group ``unisock.adapters``: the name of each is a framework's top-level
-package, its value a module with ``mount(app, template, handler, **options)``.
+package, its value a module with ``mount(app, template, handler, **options)`` and the
+types of ``app`` in ``APPLICATIONS``.
 unisock's own adapters are found in the same way as a third party's.
 """
 
@@ -41,21 +42,55 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
         ModuleNotFoundError: a package that the adapter needs is missing; the
             message has the command that installs it.
     """
-    adapter = _load(_find(app))
+    entry = adapter_of(app)
+    if entry is None:
+        raise TypeError(_unknown(app))
+    adapter = _load(entry)
     template = PathTemplate.parse(path)
     check_handler(handler)
     adapter.mount(app, template, handler, **options)
 
 
-def _find(app: object) -> EntryPoint:
+def adapter_of(app: object) -> EntryPoint | None:
+    """The adapter for an application: that of the nearest class which one knows.
+
+    A class of another framework may be derived from what a known one has inside
+    (Quart's application from Flask's `flask.sansio`): it is no application of that.
+    """
     known = adapters()
     for package in packages_of(type(app)):
-        if package in known:
+        if package in known and _takes(known[package], app):
             return known[package]
-    raise TypeError(
-        f"cannot mount on {type(app).__module__}.{type(app).__qualname__}; frameworks known: "
+    return None
+
+
+def _takes(entry: EntryPoint, app: object) -> bool:
+    try:
+        types = _applications(entry)
+    except ImportError:
+        return True  # `mount` tells what is missing
+    return types is None or isinstance(app, types)
+
+
+def _applications(entry: EntryPoint) -> tuple[type, ...] | None:
+    types: tuple[type, ...] | None = getattr(entry.load(), "APPLICATIONS", None)
+    return types
+
+
+def _unknown(app: object) -> str:
+    known = adapters()
+    taken = [
+        f"{package}.{each.__name__}"
+        for package in dict.fromkeys(packages_of(type(app)))
+        if package in known
+        for each in _applications(known[package]) or ()
+    ]
+    hint = f"mount on one of {', '.join(taken)}; " if taken else ""
+    return (
+        f"cannot mount on {type(app).__module__}.{type(app).__qualname__}; {hint}frameworks known: "
         f"{', '.join(sorted(known))}; install one with: pip install 'unisock[NAME]', or the "
-        "distribution that has its adapter"
+        "distribution that has its adapter; on another ASGI framework route to "
+        "unisock.adapters.asgi.ASGIApp(handler)"
     )
 
 

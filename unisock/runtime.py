@@ -11,6 +11,7 @@ import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
+from contextvars import Context
 from inspect import isawaitable, iscoroutine
 from typing import Any, ClassVar, Protocol, TypeVar
 
@@ -168,6 +169,17 @@ class Runtime(ABC):
     @abstractmethod
     def create_workers(self) -> Workers:
         """The workers for one connection."""
+
+
+def adopt(context: Context) -> None:
+    """Set the context variables of who calls to what they are in `context`.
+
+    Where a handler runs in a task or thread of its own: what it has set is seen by
+    what of the framework runs after it.
+    """
+    for variable, value in context.items():
+        if variable.get(None) is not value:
+            variable.set(value)
 
 
 def run_blocking(coroutine: Coroutine[Any, Any, T]) -> T:

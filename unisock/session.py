@@ -20,6 +20,9 @@ connection is open.
 
 The same holds for each hook of a class endpoint, and for what `start_soon` has
 started.
+
+The 500 is the framework's, where that has error handlers of the application's to
+ask (`Transport.framework_answers`).
 """
 
 from __future__ import annotations
@@ -177,26 +180,29 @@ class Session:
     async def end_by(self, exc: BaseException) -> None:
         """End the connection as `exc` says, and raise what goes on to the framework."""
         ws = self.ws
+        failure = exc
         foreign = is_foreign(exc, is_open=not ws.closed)
+        hands_over = self.transport.framework_answers and _is_answerable(ws)
         try:
             ending = None if foreign else _ending_of(exc, self.transport)
             if ending is not None and not _framework_answers(ending, ws):
                 await _end_as(ending, ws)
                 return
-        except (TypeError, ValueError, AttributeError):
+            if ending is not None and ending.__cause__ is not None:
+                failure, hands_over = ending.__cause__, True
+        except (TypeError, ValueError, AttributeError) as invalid:
             # Its status, code or headers are none that can be sent.
-            await _end(ws, 500, 1011)
-            raise
-        if ending is not None and ending.__cause__ is not None:
-            ws._hand_over()
-            raise ending.__cause__
+            failure = invalid
         if foreign:
             exc.add_note(
                 "this is the end of another connection, and closes the one of handler "
                 f"{self.name}: to go on, catch WebSocketDisconnect where you use others"
             )
-        await _end(ws, 500, 1011)
-        raise exc
+        if hands_over:
+            ws._hand_over()
+        else:
+            await _end(ws, 500, 1011)
+        raise failure
 
 
 def _origin_allowed(ws: WebSocket, options: Options) -> bool:
@@ -227,11 +233,14 @@ def _framework_answers(ending: BaseException, ws: WebSocket) -> bool:
     return (
         isinstance(ending, HTTPError)
         and ending.response is None
-        and ws.capabilities.http_rejection
         and ending.__cause__ is not None
-        and ws._connecting
-        and not ws.closed
+        and _is_answerable(ws)
     )
+
+
+def _is_answerable(ws: WebSocket) -> bool:
+    """Whether the framework can answer the handshake, with a response of its own."""
+    return ws._connecting and not ws.closed and ws.capabilities.http_rejection
 
 
 async def _end_as(ending: BaseException, ws: WebSocket) -> None:

@@ -338,6 +338,11 @@ class Transport(ABC):
     capabilities: Capabilities
     runtime: Runtime = ASYNCIO
     """What the verbs wait with, and so the whole connection."""
+    framework_answers: bool = False
+    """Whether the framework answers the handshake when an error of the handler goes on to it.
+
+    Else the core answers 500 before the error goes on.
+    """
 
     _handler_name = "?"  # a session knows it
 

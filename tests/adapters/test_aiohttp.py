@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import http.client
 import json
 import signal
 import socket
@@ -21,7 +22,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect, unix_connect
 
 import unisock
-from tests.adapters.client import rejection, say, talk
+from tests.adapters.client import Rejection, rejection, say, talk
 from tests.servers import RawClient, Server, frame
 from unisock import WebSocket
 from unisock.adapters.aiohttp import view
@@ -98,6 +99,9 @@ async def fails(ws): raise KeyError
 async def accepts_and_fails(ws):
     await ws.accept()
     await fails(ws)
+async def rejects_and_fails(ws):
+    await rejects(ws)
+    await fails(ws)
 async def gone(ws): raise web.HTTPGone
 async def sends_large(ws):
     # Each of its own letter, so that what is interleaved is seen.
@@ -132,7 +136,8 @@ async def tell_to_go(request):
 mount(app, "/ws", echo)
 mount(app, "/rooms/{room}", tell, name="the-room")
 mount(app, "/gr\u00fc\u00dfe/{n:int}/{rest:path}", tell)
-plain = [accepts_and_fails, accepts_when_told, cancels_one, fails, gone, rejects, sends_large]
+plain = [accepts_and_fails, accepts_when_told, cancels_one, fails, gone, rejects,
+         rejects_and_fails, sends_large]
 for each in (*plain, waits):
     mount(app, f"/{each.__name__}", each)
 mount(app, "/goes-on", closes_and_goes_on, max_queue=1)
@@ -144,6 +149,23 @@ mount(app, "/pinged-often", never_receives, ping_interval=0.1, ping_timeout=600)
 mount(app, "/pinged-for-ever", never_receives, ping_interval=0.1, ping_timeout=None)
 mount(app, "/pinged-late", reads_when_told, ping_interval=0.1, ping_timeout=0.1, max_queue=1)
 mount(app, "/patient", echo, close_timeout=3600)
+async def page(request): return web.Response(text="the page")
+app.router.add_get("/page-first", page)
+mount(app, "/page-first", echo)
+mount(app, "/page-last", echo)
+app.router.add_get("/page-last", page)
+app.router.add_get("/rooms/lobby", page)
+mount(app, "/rooms/echo", echo)
+mount(app, "/form", echo)
+app.router.add_post("/form", page)
+table = web.RouteTableDef()
+mount(table, "/table/{room}", echo)
+table.get("/table/{room}")(page)
+app.add_routes(table)
+below = web.Application()
+mount(below, "/both", echo)
+below.router.add_get("/both", page)
+app.add_subapp("/sub", below)
 app.add_routes([
     web.get("/by-hand", view(never_receives, ping_interval=None)),
     web.post("/posted", view(echo)),
@@ -221,6 +243,41 @@ class TestRoutes:
 
     def test_a_name_for_url_for(self, server: Server) -> None:
         assert server.get("/go") == (200, "/rooms/x")
+
+    @pytest.mark.parametrize("path", ["/page-first", "/page-last", "/table/a%20b", "/sub/both"])
+    def test_a_page_at_the_same_path(self, server: Server, path: str) -> None:
+        assert server.get(path) == (200, "the page")
+        assert say(server, path) == "hello"
+
+    def test_a_page_whose_path_is_the_longer_one(self, server: Server) -> None:
+        """As elsewhere a handshake is for a socket, if one matches."""
+        assert server.get("/rooms/lobby") == (200, "the page")
+        assert json.loads(say(server, "/rooms/lobby"))["params"] == {"room": "str lobby"}
+
+    def test_of_two_sockets_the_longer_path_counts(self, server: Server) -> None:
+        assert json.loads(say(server, "/rooms/x"))["params"] == {"room": "str x"}
+        assert say(server, "/rooms/echo") == "hello"
+
+    @pytest.mark.parametrize(
+        ("method", "path", "status", "allowed"),
+        [
+            ("GET", "/ws", 426, None),
+            ("POST", "/ws", 405, "GET"),
+            ("HEAD", "/ws", 405, "GET"),
+            ("GET", "/form", 426, None),
+            ("POST", "/form", 200, None),
+            ("PUT", "/form", 405, "GET,POST"),
+            ("GET", "/nowhere", 404, None),
+        ],
+    )
+    def test_what_is_no_handshake_and_has_no_page(
+        self, server: Server, method: str, path: str, status: int, allowed: str | None
+    ) -> None:
+        connection = http.client.HTTPConnection("127.0.0.1", server.port, timeout=30)
+        connection.request(method, path)
+        response = connection.getresponse()
+        assert (response.status, response.headers["Allow"]) == (status, allowed)
+        connection.close()
 
     def test_what_is_wrong_is_told_at_once(self) -> None:
         with pytest.raises(ValueError, match="ping_interval= is above 0"):
@@ -306,12 +363,16 @@ class TestHandshake:
 
 
 class TestConnections:
-    @pytest.mark.parametrize("path", ["/fails", "/accepts_and_fails"])
+    def test_middleware_answers_before_accept(self, server: Server) -> None:
+        answer = Rejection(418, "text/plain; charset=utf-8", "the middleware's answer")
+        assert rejection(server, "/fails") == answer
+
+    @pytest.mark.parametrize("path", ["/rejects_and_fails", "/accepts_and_fails"])
     def test_what_middleware_answers_later_is_not_written(
         self, spare_server: Server, path: str
     ) -> None:
         with spare_server.raw(path) as client:
-            if b" 500 " not in client.read_head():
+            if b" 429 " not in client.read_head():
                 assert client.read_frame() == (CLOSE, struct.pack("!H", 1011))
                 client.send_frame(CLOSE, struct.pack("!H", 1011))
             assert client.file.read() == b""

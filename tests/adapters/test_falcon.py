@@ -5,9 +5,10 @@ from __future__ import annotations
 import falcon
 import falcon.asgi
 import pytest
+from websockets.exceptions import ConnectionClosed
 
 import unisock
-from tests.adapters.client import Rejection, closing, rejection, say
+from tests.adapters.client import Rejection, closing, rejection, say, talk
 from tests.adapters.conftest import Serve
 from tests.servers import Server
 from unisock import WebSocket
@@ -96,11 +97,24 @@ unisock.mount(app, "/clash/{ws}/{req}/{self}", tell)
 unisock.mount(app, "/closed-by-middleware", tell)
 unisock.mount(app, "/accepted-by-middleware", tell)
 
+CUSTOM = ["error", "status", "close", "accept", "nothing"]
+
 class Custom(Exception):
     pass
 
 async def on_custom(req, resp, ex, params, ws=None):
     print(f"error handler: {ex} {ws.closed}", flush=True)
+    match str(ex):
+        case "error":
+            raise falcon.HTTPConflict(title="Mine", headers={"X-Why": "mine"})
+        case "status":
+            raise falcon.HTTPStatus(410, text="gone", headers={"X-Why": "mine"})
+        case "close":
+            await ws.close(4001)
+        case "accept":
+            await ws.accept()
+            await ws.send_text("from the error handler")
+            await ws.close(4001, "mine")
 
 app.add_error_handler(Custom, on_custom)
 
@@ -115,7 +129,7 @@ MAKERS = {
     "http": lambda: falcon.HTTPNotFound(title="No such room", headers={"X-Why": "gone"}),
     "status": lambda: falcon.HTTPStatus(410, text="gone"),
     "error": lambda: LookupError("a word of the error"),
-    "custom": lambda: Custom("mine"),
+    **{f"custom-{how}": lambda how=how: Custom(how) for how in CUSTOM},
 }
 for name, make in MAKERS.items():
     unisock.mount(app, f"/before/{name}", raises(make, False))
@@ -218,12 +232,30 @@ class TestExceptions:
         assert closing(server, "/after/http") == (4404, "No such room")
         assert closing(server, "/after/status") == (4410, "Gone")
 
+    def test_before_accept_a_handler_of_ones_own_answers(self, server: Server) -> None:
+        """By an error that it raises, as Falcon has it: it gets no response."""
+        assert rejection(server, "/before/custom-error") == Rejection(
+            409, "application/json", '{"title": "Mine"}'
+        )
+        assert rejection(server, "/before/custom-status") == Rejection(
+            410, "text/plain; charset=utf-8", "gone"
+        )
+        assert rejection(server, "/before/custom-close").status == 403
+        assert rejection(server, "/before/custom-nothing").status == 500
+        with talk(server, "/before/custom-accept") as client:
+            assert client.recv(30) == "from the error handler"
+            with pytest.raises(ConnectionClosed, match=r"received 4001 .* mine"):
+                client.recv(30)
+
     def test_a_handler_of_ones_own_sees_others_once(self, serve: Serve) -> None:
         server = serve(SOURCE)
-        assert rejection(server, "/before/custom").status == 500
-        assert closing(server, "/after/custom") == (1011, "")
+        for how in ("error", "close", "nothing"):
+            rejection(server, f"/before/custom-{how}")
+            assert closing(server, f"/after/custom-{how}") == (1011, "")
         log = server.stop()
-        assert log.count("error handler: mine True") == 2
+        for how in ("error", "close", "nothing"):
+            assert log.count(f"error handler: {how} False") == 1  # before
+            assert log.count(f"error handler: {how} True") == 1
         assert "Traceback" not in log
 
     def test_without_one_they_are_logged_once(self, serve: Serve) -> None:

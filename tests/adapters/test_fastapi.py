@@ -17,7 +17,7 @@ import unisock
 from tests.adapters.client import Rejection, closing, rejection, say, talk
 from tests.adapters.conftest import Serve
 from tests.servers import Server
-from unisock import InvalidMessage, WebSocket
+from unisock import InvalidMessage, SyncWebSocket, WebSocket
 from unisock.adapters.fastapi import endpoint
 
 SOURCE = '''
@@ -165,6 +165,119 @@ class TestExceptions:
         assert server.stop().count("LookupError: a word of the error") == 2
 
 
+ERROR_HANDLERS = """
+from fastapi import APIRouter, Depends, FastAPI, HTTPException
+from fastapi.exceptions import RequestValidationError, WebSocketRequestValidationError
+from fastapi.responses import JSONResponse
+import unisock
+from unisock.adapters.fastapi import endpoint
+
+class Own(Exception):
+    pass
+
+app = FastAPI()
+
+@app.exception_handler(Own)
+async def on_own(websocket, exc):
+    print("error handler: Own", flush=True)
+    return JSONResponse({"own": str(exc)}, 409)
+
+@app.exception_handler(WebSocketRequestValidationError)
+async def on_invalid(websocket, exc):
+    return JSONResponse({"invalid": exc.errors()[0]["loc"]}, 422)
+
+async def needs_number(number: int):
+    pass
+
+async def cleans_up():
+    print("dependency: before", flush=True)
+    try:
+        yield
+    except Own:
+        print("dependency: sees Own", flush=True)
+        raise
+    print("dependency: after", flush=True)
+
+async def converts():
+    try:
+        yield
+    except Own:
+        raise HTTPException(410, "gone")
+
+def raises(make, accepts):
+    async def handler(ws):
+        if accepts:
+            await ws.accept()
+        raise make()
+    return handler
+
+router = APIRouter()
+for when in ("before", "after"):
+    own = raises(lambda: Own("mine"), when == "after")
+    cleaned, converted = [Depends(cleans_up)], [Depends(converts)]
+    unisock.mount(app, f"/{when}/plain", own)
+    unisock.mount(app, f"/{when}/with-dependency", own, dependencies=cleaned)
+    unisock.mount(router, f"/{when}/router", own, dependencies=cleaned)
+    app.add_api_websocket_route(f"/{when}/by-hand", endpoint(own), dependencies=cleaned)
+    unisock.mount(app, f"/{when}/converted", own, dependencies=converted)
+app.include_router(router)
+own = raises(lambda: Own("mine"), False)
+unisock.mount(app, "/checked", own, dependencies=[Depends(needs_number)])
+unisock.mount(app, "/invalid", raises(lambda: RequestValidationError([]), False))
+"""
+
+
+@pytest.fixture(scope="module")
+def handling_server(serve: Serve) -> Server:
+    return serve(ERROR_HANDLERS)
+
+
+class TestErrorHandlers:
+    """Those of the application's for its own exceptions."""
+
+    @pytest.mark.parametrize("how", ["plain", "with-dependency", "router", "by-hand"])
+    def test_before_accept_its_response_is_the_answer(
+        self, handling_server: Server, how: str
+    ) -> None:
+        assert rejection(handling_server, f"/before/{how}") == Rejection(
+            409, "application/json", '{"own":"mine"}'
+        )
+
+    def test_fastapis_own(self, handling_server: Server) -> None:
+        assert rejection(handling_server, "/invalid") == Rejection(
+            422, "application/json", '{"detail":[]}'
+        )
+
+    def test_one_for_a_parameter_that_does_not_validate(self, handling_server: Server) -> None:
+        assert rejection(handling_server, "/checked?number=five") == Rejection(
+            422, "application/json", '{"invalid":["query","number"]}'
+        )
+
+    @pytest.mark.parametrize("when", ["before", "after"])
+    @pytest.mark.parametrize("how", ["with-dependency", "router", "by-hand"])
+    def test_a_dependency_with_yield_sees_the_error_first(
+        self, serve: Serve, when: str, how: str
+    ) -> None:
+        server = serve(ERROR_HANDLERS)
+        if when == "before":
+            rejection(server, f"/before/{how}")
+        else:
+            assert closing(server, f"/after/{how}") == (1011, "")
+        log = server.stop()
+        order = ["dependency: before", "dependency: sees Own", "error handler: Own"]
+        told = [line for line in log.splitlines() if line.startswith(("dep", "error handler"))]
+        assert told == order
+        assert "Traceback" not in log
+
+    def test_an_http_error_in_its_place_is_answered(self, serve: Serve) -> None:
+        server = serve(ERROR_HANDLERS)
+        assert rejection(server, "/before/converted") == Rejection(
+            410, "application/json", '{"detail":"gone"}'
+        )
+        assert closing(server, "/after/converted") == (1011, "")
+        assert "Traceback" not in server.stop()
+
+
 class Move(pydantic.BaseModel):
     x: int
     y: int = 0
@@ -200,6 +313,29 @@ def test_wrong_arguments_are_told_at_once() -> None:
         with pytest.raises(ValueError, match="max_queue"):
             endpoint(handler, max_queue=0)
         assert len(app.routes) == before
+
+
+@pytest.mark.parametrize("annotation", [WebSocket, SyncWebSocket, WebSocket | None])
+def test_a_decorated_handler_is_told_what_to_write(annotation: Any) -> None:
+    app = FastAPI(openapi_url=None)
+
+    async def decorated(ws: Any) -> None:
+        await ws.accept()
+
+    decorated.__annotations__["ws"] = annotation
+    for decorate in (app.websocket, APIRouter().websocket):
+        with pytest.raises(TypeError, match=r"write unisock\.mount\(app, path, handler\)"):
+            decorate("/ws")(decorated)
+
+
+def test_a_model_may_hold_a_connection() -> None:
+    class Member(pydantic.BaseModel):
+        model_config = pydantic.ConfigDict(arbitrary_types_allowed=True)
+        ws: WebSocket | None
+
+    assert Member(ws=None).ws is None
+    with pytest.raises(pydantic.ValidationError, match="instance of WebSocket"):
+        Member(ws="another")  # type: ignore[arg-type]  # that is the test
 
 
 # The way past FastAPI's machinery

@@ -9,6 +9,7 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import pytest
+import quart
 import trustme
 from flask import Blueprint, Flask
 from websockets.sync.client import connect, unix_connect
@@ -18,6 +19,7 @@ from tests.adapters.client import Closed, Rejection, closing, rejection, say, ta
 from tests.servers import Server
 from unisock import WebSocket
 from unisock.adapters.flask import view
+from unisock.testing.servers import framework_of
 
 SOURCE = """
 import logging, os, signal
@@ -231,9 +233,40 @@ def test_abort_after_accept_closes(server: Server) -> None:
     assert closing(server, "/open/own") == Closed(4001, "own")
 
 
+@pytest.mark.parametrize("target", [quart.Quart("quart"), quart.Blueprint("quart", "quart")])
+def test_quart_is_no_flask(target: object) -> None:
+    """Though its classes are derived from what Flask's are."""
+    message = r"quart.*mount on one of flask\.Flask, flask\.Blueprint;.*ASGIApp\(handler\)"
+    with pytest.raises(TypeError, match=message):
+        unisock.mount(target, "/ws", _handler)
+
+
+def test_quart_is_served_as_the_asgi_application_that_it_is() -> None:
+    assert framework_of(quart.Quart("quart")) == "asgi"
+
+
+def test_a_subclass_of_flask_is_one() -> None:
+    class Mine(Flask):
+        pass
+
+    class MyBlueprint(Blueprint):
+        pass
+
+    app, blueprint = Mine("mine"), MyBlueprint("below", "below", url_prefix="/below")
+    unisock.mount(app, "/ws", _handler)
+    unisock.mount(blueprint, "/ws", _handler)
+    app.register_blueprint(blueprint)
+    assert {rule.rule for rule in app.url_map.iter_rules() if rule.websocket} == {
+        "/ws",
+        "/below/ws",
+    }
+
+
 def test_other_errors_go_on_to_flask_once(server: Server) -> None:
     assert closing(server, "/open/teapot") == Closed(1011, "")
-    assert rejection(server, "/before/teapot") == Rejection(500, None, "")
+    assert rejection(server, "/before/teapot") == Rejection(
+        418, "text/html; charset=utf-8", "seen by the error handler"
+    )
     seen = server.get("/seen")[1]
     assert seen.count("Teapot('once')") == 1
     assert seen.count("Teapot('before')") == 1
@@ -329,7 +362,7 @@ def test_tls(tmp_path: Path, authority: trustme.CA) -> None:
         with connect(url("/tell"), ssl=context, sock=_to(server)) as client:
             client.send("go")
             assert json.loads(client.recv(30))["scheme"] == "wss"
-        for path, status in (("/before/404", 404), ("/nowhere", 404), ("/before/teapot", 500)):
+        for path, status in (("/before/404", 404), ("/nowhere", 404), ("/before/teapot", 418)):
             with pytest.raises(Exception, match=str(status)):
                 connect(url(path), ssl=context, sock=_to(server))
         # The wait for the server to start is no TLS handshake, and logged as such.

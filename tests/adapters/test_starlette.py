@@ -6,6 +6,7 @@ import pytest
 from starlette.applications import Starlette
 from starlette.routing import Router
 from starlette.testclient import TestClient
+from websockets.exceptions import ConnectionClosed, InvalidStatus
 
 import unisock
 from tests.adapters.client import Rejection, closing, rejection, say, talk
@@ -192,6 +193,124 @@ class TestExceptions:
         for path in ("/after/http", "/after/ws"):
             closing(server, path)
         assert "Traceback" not in server.stop()
+
+
+ERROR_HANDLERS = """
+from starlette.applications import Starlette
+from starlette.exceptions import HTTPException
+from starlette.responses import JSONResponse, PlainTextResponse, StreamingResponse
+from starlette.routing import Mount, WebSocketRoute
+import unisock
+from unisock.adapters.starlette import endpoint
+
+class Own(Exception):
+    pass
+
+class Loud(Own):
+    pass
+
+class OfTheOuter(Exception):
+    pass
+
+def plain(websocket, exc):  # runs in a thread of Starlette's
+    return JSONResponse({"own": str(exc)}, 409, {"x-own": "yes"})
+
+async def by_how(websocket, exc):
+    print(f"error handler: {exc}", flush=True)
+    match str(exc):
+        case "streams":
+            async def pieces():
+                yield b"in "
+                yield b"pieces"
+            response = StreamingResponse(pieces(), 409)
+            response.set_cookie("a", "1")
+            response.set_cookie("b", "2")
+            return response
+        case "converts":
+            raise HTTPException(410, "gone")
+        case "closes":
+            await websocket.close(4001)
+        case "accepts":
+            await websocket.accept()
+            await websocket.send_text("from the error handler")
+            await websocket.close(4001, "mine")
+
+def anything(request, exc):
+    return PlainTextResponse("anything", 418)
+
+def raises(exc, before):
+    async def handler(ws):
+        if before == "rejected":
+            await ws.reject(429)
+        elif before == "after":
+            await ws.accept()
+        raise exc
+    return handler
+
+ERRORS = {how: Loud(how) for how in ("streams", "converts", "closes", "accepts", "nothing")}
+ERRORS |= {"plain": Own("mine"), "outer": OfTheOuter("mine"), "any": LookupError("any")}
+inner = Starlette(exception_handlers={Own: plain, Loud: by_how, Exception: anything})
+for how, exc in ERRORS.items():
+    for before in ("before", "rejected", "after"):
+        unisock.mount(inner, f"/{before}/{how}", raises(exc, before))
+by_hand = endpoint(raises(Own("by hand"), "before"))
+inner.routes.append(WebSocketRoute("/by-hand", by_hand))
+app = Starlette(routes=[Mount("/", inner)], exception_handlers={OfTheOuter: plain})
+"""
+
+
+@pytest.fixture(scope="module")
+def handling_server(serve: Serve) -> Server:
+    return serve(ERROR_HANDLERS)
+
+
+class TestErrorHandlers:
+    """Those of the application's for its own exceptions."""
+
+    @pytest.mark.parametrize(
+        ("path", "body"),
+        [
+            ("/before/plain", '{"own":"mine"}'),
+            ("/by-hand", '{"own":"by hand"}'),
+            ("/before/outer", '{"own":"mine"}'),
+        ],
+    )
+    def test_before_accept_its_response_is_the_answer(
+        self, handling_server: Server, path: str, body: str
+    ) -> None:
+        assert rejection(handling_server, path) == Rejection(409, "application/json", body)
+
+    def test_a_response_in_pieces(self, handling_server: Server) -> None:
+        with pytest.raises(InvalidStatus) as caught:
+            talk(handling_server, "/before/streams")
+        response = caught.value.response
+        assert (response.status_code, response.body) == (409, b"in pieces")
+        cookies = response.headers.get_all("set-cookie")
+        assert [cookie.partition(";")[0] for cookie in cookies] == ["a=1", "b=2"]
+
+    def test_what_else_it_may_do(self, handling_server: Server) -> None:
+        assert rejection(handling_server, "/before/converts") == Rejection(
+            410, "text/plain; charset=utf-8", "gone"
+        )
+        assert rejection(handling_server, "/before/closes").status == 403
+        assert rejection(handling_server, "/before/nothing").status == 500
+        with talk(handling_server, "/before/accepts") as client:
+            assert client.recv(30) == "from the error handler"
+            with pytest.raises(ConnectionClosed, match=r"received 4001 .* mine"):
+                client.recv(30)
+
+    def test_one_for_any_error_is_asked_at_http_only(self, handling_server: Server) -> None:
+        """That is Starlette's doing."""
+        assert rejection(handling_server, "/before/any").status == 500
+
+    def test_one_that_comes_too_late(self, serve: Serve) -> None:
+        server = serve(ERROR_HANDLERS)
+        for how in ("plain", "streams", "converts", "closes", "nothing"):
+            assert rejection(server, f"/rejected/{how}").status == 429
+            assert closing(server, f"/after/{how}") == (1011, "")
+        log = server.stop()
+        assert log.count("error handler: streams") == 2
+        assert "Traceback" not in log
 
 
 def test_a_router_without_an_application_has_nobody_to_answer(serve: Serve) -> None:

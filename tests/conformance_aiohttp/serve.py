@@ -12,7 +12,15 @@ from yarl import URL
 import unisock
 from unisock.adapters.aiohttp import view
 from unisock.conformance.clauses_mounting import tell_room
-from unisock.conformance.harness import journal_as, mount_all, use_http_error
+from unisock.conformance.harness import (
+    OWN_ANSWER,
+    OwnError,
+    around_handler,
+    journal_as,
+    mount_all,
+    tell_own_error,
+    use_http_error,
+)  # fmt: skip
 
 _HTTP_ERRORS = {403: web.HTTPForbidden, 404: web.HTTPNotFound, 409: web.HTTPConflict}
 
@@ -23,9 +31,14 @@ async def leave(request: web.Request, handler: Any) -> web.StreamResponse:
     request = believe(request)
     request["left_by_middleware"] = "yes"
     try:
-        response: web.StreamResponse = await handler(request)
+        with around_handler(request.query_string):
+            response: web.StreamResponse = await handler(request)
     except web.HTTPException:
         raise
+    except OwnError:
+        tell_own_error(request.query_string)
+        status, body, headers = OWN_ANSWER
+        return web.Response(status=status, body=body, headers=headers)
     except Exception as exc:
         journal_as(request.query.get("id", ""), "framework-error", type=type(exc).__name__)
         raise
@@ -54,6 +67,7 @@ def make_app() -> web.Application:
     """Everything that a row's server has."""
     use_http_error(lambda status: _HTTP_ERRORS[status]())
     app = web.Application(middlewares=[leave])
+    app.router.add_get("/mounting/both", page)
     mount_all(app)
     below = web.Application()
     mount_all(below)

@@ -11,11 +11,14 @@ MEMORY = Row(
     name="in memory", framework="unisock.testing", server="memory",
     command=lambda port: [sys.executable, "tests/conformance_memory/serve.py", str(port)],
     lacks={"absolute_form": "in memory: there is no request line, `connect` takes the URL",
+           "error_handler": "in memory: no framework, so no error handlers",
            "flask_context": "the clause is of Flask alone; elsewhere nothing imports it",
            "frame_length": "in memory: a message comes whole, there are no frames",
            "http_error": "in memory: no framework, so no HTTP error of one",
-           "proxy": "in memory: there is no server that believes a proxy",
-           "mount": "in memory: no router to mount on, `connect` takes the path"},
+           "middleware": "in memory: nothing of a framework runs before a handler or after it",
+           "mount": "in memory: no router to mount on, `connect` takes the path",
+           "page_beside": "in memory: no pages",
+           "proxy": "in memory: there is no server that believes a proxy"},
     by_hand={"connect": "/by-hand/{}"},
 )  # fmt: skip
 row = pytest.fixture(scope="session", params=[MEMORY], ids=["memory"])(lambda request: MEMORY)

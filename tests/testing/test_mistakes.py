@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import contextlib
 from collections.abc import AsyncGenerator
+from importlib.metadata import EntryPoint
 from typing import Any
 
 import pytest
@@ -14,6 +15,7 @@ from starlette.applications import Starlette
 import unisock
 from tests.testing.twins import twins
 from unisock import InvalidMessage, SyncWebSocket, WebSocket, WebSocketDisconnect
+from unisock.mounting import GROUP
 from unisock.testing import (
     Connect,
     ConnectionRejected,
@@ -80,7 +82,8 @@ def test_what_an_application_does_not_take() -> None:
 
 
 def test_a_framework_of_another_adapter(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr("unisock.testing.servers.adapters", lambda: {"tiny": None})
+    entry = EntryPoint("tiny", "no_such_module", GROUP)
+    monkeypatch.setattr("importlib.metadata.entry_points", lambda *, group: [entry])
     application = type("Application", (), {"__module__": "tiny.app"})()
     with pytest.raises(TypeError, match="tiny has an adapter, but there is no server for it here"):
         is_handler(application)

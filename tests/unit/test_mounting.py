@@ -82,6 +82,46 @@ def test_the_nearest_base_wins(third_party: App, known: Callable[..., None]) -> 
     assert nearer.mounted
 
 
+class Inside:
+    """What the framework of `Application` and another framework have in common."""
+
+
+Inside.__module__ = "thirdparty.inside"
+
+
+@pytest.fixture
+def application(third_party: App) -> type[App]:
+    """The class of applications that the third party's adapter names."""
+    cls: type[App] = type("Named", (App, Inside), {"__module__": "thirdparty.applications"})
+    adapter: Any = sys.modules["third_party_adapter"]
+    adapter.APPLICATIONS = (cls,)
+    return cls
+
+
+def test_a_subclass_of_a_named_class_is_taken(application: type[App]) -> None:
+    for mine in (application(), in_package("mine", application)()):
+        unisock.mount(mine, "/", handler)
+        assert mine.mounted
+
+
+def test_what_is_derived_from_a_frameworks_insides_is_none_of_it(application: type[App]) -> None:
+    other = in_package("quartlike", Inside)()
+    with pytest.raises(TypeError, match=r"quartlike.*mount on one of thirdparty\.Named;.*ASGIApp"):
+        unisock.mount(other, "/", handler)
+
+
+def test_of_two_frameworks_the_nearest_that_takes_it_counts(
+    application: type[App], known: Callable[..., None], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    others: Any = types.ModuleType("others_adapter")
+    others.APPLICATIONS = (str,)
+    monkeypatch.setitem(sys.modules, others.__name__, others)
+    known(thirdparty="third_party_adapter", quartlike=others.__name__)
+    both = type("Both", (in_package("quartlike"), application), {"__module__": "mine"})()
+    unisock.mount(both, "/", handler)
+    assert both.mounted
+
+
 @pytest.mark.parametrize(
     ("path", "candidate", "options", "error", "message"),
     [
@@ -112,7 +152,7 @@ def test_wrong_arguments_are_told_at_once(
 @pytest.mark.parametrize("app", [None, object(), "app", App(), handler, App])
 def test_an_unknown_application_lists_the_frameworks(app: object) -> None:
     with pytest.raises(
-        TypeError, match=r"aiohttp, falcon, fastapi, flask, starlette.*unisock"
+        TypeError, match=r"aiohttp, falcon, fastapi, flask, starlette.*unisock.*ASGIApp\(handler\)"
     ) as caught:
         unisock.mount(app, "/", handler)
     assert type(app).__qualname__ in str(caught.value)

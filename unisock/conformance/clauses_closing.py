@@ -22,7 +22,9 @@ from unisock import (
 )
 
 from .harness import (
+    OWN_ANSWER,
     Client,
+    OwnError,
     RawClient,
     Server,
     clause,
@@ -164,6 +166,7 @@ _ERRORS: dict[str, Callable[[], Exception]] = {
     "rejected": lambda: HandshakeRejected(429, b"slow down", {"retry-after": "5"}),
     "http-error": lambda: http_error(404),
     "error": lambda: LookupError(SECRET),
+    "own-error": OwnError,
 }
 
 
@@ -459,6 +462,58 @@ async def test_an_error_before_accept_is_500_and_goes_on_once(server: Server) ->
         await server.settled()
         kind = "ExceptionGroup" if form == "grouped" else "LookupError"
         assert _framework_errors(server, connection_id) == [kind], form
+
+
+# A group is no `OwnError`, to a framework.
+_FORMS_OF_OWN_ERROR = tuple(form for form in _FORMS if form != "grouped")
+
+
+@clause("7.2")
+async def test_an_error_before_accept_is_answered_by_the_applications_error_handler(
+    server: Server,
+) -> None:
+    """Status, headers and body are its; it sees the error once, and nobody else does."""
+    status, body, headers = OWN_ANSWER
+    if server.row.without("http_rejection"):
+        status = 500
+    for form in _FORMS_OF_OWN_ERROR:
+        if form == "on_receive":
+            continue
+        path = f"/closing/ends/{form}/before/own-error"
+        mark = server.log_mark()
+        if server.row.without("error_handler"):
+            response = await server.check_rejected(path, 500)
+            await server.journal(response.id, "framework-error")
+            await server.settled()
+            assert _framework_errors(server, response.id) == ["OwnError"], form
+            continue
+        response = await server.check_rejected(path, status, body, headers)
+        await server.journal(response.id, "own-error")
+        log = await server.settled(mark)
+        assert "Traceback" not in log, (form, log)
+        assert "ASGI callable returned" not in log, (form, log)
+        assert _count(server, response.id, "own-error") == 1, form
+        assert _framework_errors(server, response.id) == [], form
+
+
+@clause("7.2")
+async def test_an_error_handler_that_comes_too_late_is_not_heard(server: Server) -> None:
+    """With the connection open, it sees the error once; what it answers leaves no traceback."""
+    if server.row.without("error_handler"):
+        return  # as any error
+    for form in _FORMS_OF_OWN_ERROR:
+        mark = server.log_mark()
+        async with _ending(server, form, "own-error") as client:
+            assert await client.closed() == (1011, ""), form
+        await client.journal("own-error")
+        log = await server.settled(mark)
+        assert "Traceback" not in log, (form, log)
+        assert _count(server, client.id, "own-error") == 1, form
+        assert _framework_errors(server, client.id) == [], form
+
+
+def _count(server: Server, connection_id: str, event: str) -> int:
+    return [name for name, _ in server.events(connection_id)].count(event)
 
 
 @contextlib.asynccontextmanager

@@ -5,9 +5,9 @@ from __future__ import annotations
 import functools
 
 import unisock
-from unisock import WebSocket
+from unisock import SyncWebSocket, WebSocket, WebSocketEndpoint
 
-from .harness import Server, clause, mounted
+from .harness import VARIABLE, Server, clause, mounted
 
 # 1.1 What a handler is
 
@@ -92,6 +92,22 @@ async def test_http_works_beside_it(server: Server) -> None:
         assert response.status in (400, 404, 405, 426)
         assert "Traceback" not in await server.settled(mark)
         await _check_room(server, "/mounting/rooms/{}")
+
+
+mounted("/mounting/both")(greet)
+
+
+@clause("1.2")
+async def test_a_page_at_the_path_of_a_handler(server: Server) -> None:
+    """A handshake goes to the handler, any other request to the page."""
+    for _ in range(2):
+        response = await server.http("/mounting/both")
+        if server.row.without("page_beside"):
+            assert response.status in (400, 404, 405, 426)
+        else:
+            assert (response.status, response.body) == (200, b"the page")
+        async with server.connect("/mounting/both") as client:
+            assert await client.recv() == "function"
 
 
 # 1.3 Paths
@@ -195,3 +211,69 @@ async def test_registered_in_the_frameworks_own_form(server: Server) -> None:
     assert server.row.by_hand, "a row names the paths that its server registered by hand"
     for template in server.row.by_hand.values():
         await _check_room(server, template)
+
+
+# 1.6 Context variables
+
+
+@mounted("/mounting/variables/function/{how}")
+async def set_variable(ws: WebSocket) -> None:
+    """Tell what the variable is, and set it."""
+    await ws.accept()
+    await ws.send_text(VARIABLE.get())
+    VARIABLE.set("by the function")
+    if ws.path_params["how"] == "fails":
+        raise LookupError
+
+
+@mounted("/mounting/variables/endpoint/{how}")
+class SetVariable(WebSocketEndpoint):
+    """Tell what the variable is, and set it in each hook."""
+
+    async def on_connect(self, ws: WebSocket) -> None:
+        seen = VARIABLE.get()
+        VARIABLE.set("by on_connect")
+        await ws.accept()
+        await ws.send_text(seen)
+
+    async def on_receive(self, ws: WebSocket, data: str | bytes) -> None:
+        VARIABLE.set(f"{VARIABLE.get()}, by on_receive")
+        if ws.path_params["how"] == "fails":
+            raise LookupError
+        await ws.close()
+
+    async def on_disconnect(self, ws: WebSocket, close_code: int) -> None:
+        VARIABLE.set(f"{VARIABLE.get()}, by on_disconnect")
+
+
+@mounted("/mounting/variables/plain/{how}")
+def set_variable_sync(ws: SyncWebSocket) -> None:
+    """Tell what the variable is, and set it."""
+    ws.accept()
+    ws.send_text(VARIABLE.get())
+    VARIABLE.set("by the plain function")
+    if ws.path_params["how"] == "fails":
+        raise LookupError
+
+
+_VARIABLES = {
+    "function": "by the function",
+    "endpoint": "by on_connect, by on_receive, by on_disconnect",
+    "plain": "by the plain function",
+}
+
+
+@clause("1.6")
+async def test_context_variables_go_in_and_out(server: Server) -> None:
+    """What was set before a handler it sees; what it sets is seen after it."""
+    has_framework = not server.row.without("middleware")
+    for form, expected in _VARIABLES.items():
+        for how in ("returns", "fails"):
+            async with server.connect(f"/mounting/variables/{form}/{how}") as client:
+                assert await client.recv() == ("before" if has_framework else ""), form
+                if form == "endpoint":
+                    await client.send("go on")
+                await client.closed()
+            if has_framework:
+                assert await client.journal("variable") == {"value": expected}, (form, how)
+    await server.settled()  # the tracebacks are not the next test's

@@ -46,9 +46,11 @@ from collections.abc import (
     Mapping,
     Sequence,
 )
+from contextvars import ContextVar
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any, NamedTuple, TypeAlias, TypeVar
+from urllib.parse import parse_qs
 
 import unisock
 from unisock import Handler, SyncWebSocket, WebSocket
@@ -162,6 +164,43 @@ def http_error(status: int) -> Exception:
     if not _http_error_factories:
         return unisock.HandshakeRejected(status)
     return _http_error_factories[-1](status)
+
+
+class OwnError(Exception):
+    """An exception of the application's, which has an error handler for it.
+
+    That tells of it with `tell_own_error`, and answers with `OWN_ANSWER`.  Bare ASGI has
+    no error handlers (its rows lack ``error_handler``).
+    """
+
+
+OWN_ANSWER = (409, b"answered by the error handler", {"x-answered": "by the error handler"})
+"""Status, body and headers."""
+
+
+def tell_own_error(query: str) -> None:
+    """Journal that an error handler was called for the request with this query."""
+    for connection_id in parse_qs(query).get("id", ()):
+        journal_as(connection_id, "own-error")
+
+
+VARIABLE: ContextVar[str] = ContextVar("VARIABLE", default="")
+"""Set by what runs before a handler, and told of by what runs after it."""
+
+
+@contextlib.contextmanager
+def around_handler(query: str) -> Generator[None]:
+    """Set `VARIABLE`, and journal at the end what a handler has made of it.
+
+    For middleware of a framework, or what it has like that.
+    """
+    VARIABLE.set("before")
+    try:
+        yield
+    finally:
+        for connection_id in parse_qs(query).get("id", ()):
+            if VARIABLE.get() != "before":
+                journal_as(connection_id, "variable", value=VARIABLE.get())
 
 
 @mounted("/ready")

@@ -92,6 +92,7 @@ def _command(framework: str, server: str) -> Callable[[int], Sequence[str]]:
 
 
 _NO_HTTP_ERROR = "bare ASGI has no HTTP error of its own"
+_NO_ERROR_HANDLER = "bare ASGI has no error handlers: what a handler raises goes on to the server"
 _NO_MOUNT = "bare ASGI has no router to mount on: ASGIApp is the form"
 _FLASKS_OWN = "the clause is of Flask alone; elsewhere nothing imports it"
 _ONE_TREE = "Falcon 4.4 has no applications below others"
@@ -177,7 +178,9 @@ _FORMS: Mapping[str, Mapping[str, Any]] = MappingProxyType(
         "asgi": {
             "lacks": {
                 "http_error": _NO_HTTP_ERROR,
+                "error_handler": _NO_ERROR_HANDLER,
                 "mount": _NO_MOUNT,
+                "page_beside": _NO_MOUNT,
                 "flask_context": _FLASKS_OWN,
             },
             "request_type": "builtins.dict",

@@ -2,12 +2,13 @@
 
     python -m unisock.conformance.serve FRAMEWORK SERVER PORT
 
-Each application has every handler of the suite, a page at ``/page``, middleware
-that leaves something for the handler, the forms in which routes are registered
-by hand, itself once more below ``/prefix``, and a hook of the framework's that
-tells of errors that reach it.  A proxy's ``X-Forwarded-For``, ``-Proto`` and
-``-Prefix`` are believed, by what the server or the framework has for that.  This
-is also the example for the server process of a third party's row.
+Each application has every handler of the suite, a page at ``/page`` and another
+beside the handler at ``/mounting/both``, middleware that leaves something for the
+handler, the forms in which routes are registered by hand, itself once more below
+``/prefix``, a hook of the framework's that tells of errors that reach it, and an
+error handler for `OwnError`.  A proxy's ``X-Forwarded-For``, ``-Proto`` and
+``-Prefix`` are believed, by what the server or the framework has for that.  This is
+also the example for the server process of a third party's row.
 """
 
 from __future__ import annotations
@@ -17,11 +18,21 @@ import logging
 import os
 import sys
 from collections.abc import Awaitable, Callable, MutableMapping
+from contextlib import ExitStack
 from types import MappingProxyType
 from typing import Any
 from urllib.parse import parse_qs
 
-from .harness import journal_as, load_clauses, mount_all, use_http_error
+from .harness import (
+    OWN_ANSWER,
+    OwnError,
+    around_handler,
+    journal_as,
+    load_clauses,
+    mount_all,
+    tell_own_error,
+    use_http_error,
+)
 
 LEFT = "left_by_middleware"
 GRACE = 3  # seconds that a server waits for connections when it stops
@@ -57,7 +68,7 @@ def _asgi() -> ASGI:
     async def answer_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
         await (table[0][1] if scope["type"] == "lifespan" else route)(scope, receive, send)
 
-    return _leaving(_telling(answer_lifespan))
+    return _around(_leaving(_telling(answer_lifespan)))
 
 
 async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
@@ -69,6 +80,16 @@ async def _answer(scope: Scope, receive: Receive, send: Send) -> None:
     headers = [(b"content-type", b"text/plain"), (b"content-length", b"8" if found else b"0")]
     await send({"type": "http.response.start", "status": 200 if found else 404, "headers": headers})
     await send({"type": "http.response.body", "body": b"the page" if found else b""})
+
+
+def _around(app: ASGI) -> ASGI:
+    """ASGI middleware that sets a context variable and tells of it."""
+
+    async def around(scope: Scope, receive: Receive, send: Send) -> None:
+        with around_handler(scope.get("query_string", b"").decode()):
+            await app(scope, receive, send)
+
+    return around
 
 
 def _leaving(app: ASGI) -> ASGI:
@@ -112,6 +133,19 @@ def _tell_error(query: str, exc: BaseException | None) -> None:
         journal_as(connection_id, "framework-error", type=type(exc).__name__)
 
 
+def _own_error_handlers() -> Any:
+    """The error handlers of Starlette and FastAPI."""
+    from starlette.responses import Response
+    from starlette.websockets import WebSocket
+
+    async def on_own_error(websocket: WebSocket, exc: Exception) -> Response:
+        tell_own_error(websocket.scope["query_string"].decode())
+        status, body, headers = OWN_ANSWER
+        return Response(body, status, headers)
+
+    return {OwnError: on_own_error}
+
+
 def _starlette() -> ASGI:
     from starlette.applications import Starlette
     from starlette.exceptions import HTTPException
@@ -132,17 +166,19 @@ def _starlette() -> ASGI:
 
     router = Router()
     unisock.mount(router, "/{room}", tell_room)
-    below = Starlette()
+    below = Starlette(exception_handlers=_own_error_handlers())
     mount_all(below)
     app = Starlette(
         routes=[
             Route("/page", page),
+            Route("/mounting/both", page),
             Mount("/routed", router),
             Mount("/prefix", below),
             WebSocketRoute("/by-hand/{room}", endpoint(tell_room)),
         ],
         # Within Starlette's own, as those of an application are.
-        middleware=[Middleware(_leaving), Middleware(_telling)],
+        middleware=[Middleware(_around), Middleware(_leaving), Middleware(_telling)],
+        exception_handlers=_own_error_handlers(),
     )
     mount_all(app)
     return app
@@ -159,11 +195,13 @@ def _fastapi() -> ASGI:
 
     use_http_error(HTTPException)
 
-    app = FastAPI()
+    app = FastAPI(exception_handlers=_own_error_handlers())
     app.add_middleware(_telling)
     app.add_middleware(_leaving)
+    app.add_middleware(_around)
 
     @app.get("/page")
+    @app.get("/mounting/both")
     def page() -> PlainTextResponse:  # runs in a thread of FastAPI's
         return PlainTextResponse("the page")
 
@@ -171,7 +209,7 @@ def _fastapi() -> ASGI:
     unisock.mount(router, "/{room}", tell_room)
     app.include_router(router)
     app.add_api_websocket_route("/by-hand/{room}", endpoint(tell_room))
-    below = FastAPI()
+    below = FastAPI(exception_handlers=_own_error_handlers())
     mount_all(below)
     app.mount("/prefix", below)
     mount_all(app)
@@ -211,21 +249,27 @@ def _falcon() -> ASGI:
     ) -> None:
         _tell_error(req.query_string, exc)
         logging.getLogger("falcon").error("an unhandled error", exc_info=exc)
-        if resp is not None:
-            raise falcon.HTTPInternalServerError
+        raise falcon.HTTPInternalServerError
+
+    async def on_own_error(req: falcon.asgi.Request, *_: Any, ws: Any = None) -> None:
+        tell_own_error(req.query_string)
+        status, body, headers = OWN_ANSWER
+        raise falcon.HTTPStatus(status, headers=headers, text=body.decode())
 
     app: falcon.asgi.App[Any, Any] = falcon.asgi.App(middleware=[Leave()])
     app.add_error_handler(Exception, tell)
+    app.add_error_handler(OwnError, on_own_error)
     app.add_route("/page", Page())
+    app.add_route("/mounting/both", Page())
     app.add_route("/by-hand/responder/{room}", Both())
     app.add_route("/by-hand/resource/{room}", Resource(tell_room))
     mount_all(app)
-    return app  # type: ignore[return-value]  # Falcon has its own types for the three
+    return _around(app)  # type: ignore[arg-type]  # Falcon has its own types for the three
 
 
 def flask_app() -> Any:
     """The Flask application; for gunicorn too."""
-    from flask import Blueprint, Flask, abort, g, got_request_exception, request
+    from flask import Blueprint, Flask, Response, abort, g, got_request_exception, request
     from werkzeug.exceptions import HTTPException
     from werkzeug.middleware.dispatcher import DispatcherMiddleware
     from werkzeug.middleware.proxy_fix import ProxyFix
@@ -246,17 +290,30 @@ def flask_app() -> Any:
     def tell(sender: Flask, exception: BaseException, **extra: Any) -> None:
         _tell_error(request.query_string.decode(), exception)
 
+    def on_own_error(exc: Exception) -> Response:
+        tell_own_error(request.query_string.decode())
+        status, body, headers = OWN_ANSWER
+        return Response(body, status, headers)
+
+    def before() -> None:
+        setattr(g, LEFT, "yes")
+        g.around = ExitStack()
+        g.around.enter_context(around_handler(request.query_string.decode()))
+
     def make(name: str) -> Flask:
         app = Flask(name, static_folder=None)
         app.secret_key = "for the tests"
-        app.before_request(lambda: setattr(g, LEFT, "yes"))
+        app.before_request(before)
+        app.teardown_request(lambda exc: g.around.close())
         got_request_exception.connect(tell, app, weak=False)
+        app.register_error_handler(OwnError, on_own_error)
         mount_all(app)
         return app
 
     app = make("suite")
 
     @app.get("/page")
+    @app.get("/mounting/both")
     def page() -> str:
         return "the page"
 

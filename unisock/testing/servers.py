@@ -10,7 +10,7 @@ from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar
 
 from unisock.handlers import check_handler
-from unisock.mounting import adapters, packages_of
+from unisock.mounting import adapter_of
 from unisock.serving import FRAMEWORKS, AppServer, Service, bind, prepare
 
 from .watching import WatchedHandler
@@ -39,9 +39,9 @@ def check_framework(on: str) -> None:
 
 def framework_of(app: object) -> str | None:
     """The name of the framework that an application is of, or `None`."""
-    for package in packages_of(type(app)):
-        if package in FRAMEWORKS:
-            return package
+    entry = adapter_of(app)
+    if entry is not None and entry.name in FRAMEWORKS:
+        return entry.name
     try:
         signature(app).bind(None, None, None)  # type: ignore[arg-type]  # that is what is tried
     except (TypeError, ValueError):
@@ -59,12 +59,12 @@ def is_handler(target: Any) -> bool:
         check_handler(target)
     except TypeError:
         if framework_of(target) is None:
-            for package in packages_of(type(target)):
-                if package in adapters():
-                    raise TypeError(
-                        f"{package} has an adapter, but there is no server for it here: run its "
-                        "own, or connect() to the handler"
-                    ) from None
+            entry = adapter_of(target)
+            if entry is not None:
+                raise TypeError(
+                    f"{entry.name} has an adapter, but there is no server for it here: run its "
+                    "own, or connect() to the handler"
+                ) from None
             raise
         return False
     return True
