@@ -88,9 +88,12 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        listener = socket.create_server(address, family=family)
+        created = socket.create_server(address, family=family)
     except (OSError, UnicodeError) as exc:
         raise ServeError(_why_not_bound(exc, host, port)) from exc
+    # Python asks the system for the protocol only of a descriptor.  Without it asyncio sets
+    # no TCP_NODELAY, and small messages wait for the peer's acknowledgement.
+    listener = socket.socket(fileno=created.detach())
     listener.setblocking(False)  # gevent takes a socket as it is
     return listener
 
