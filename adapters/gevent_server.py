@@ -66,7 +66,7 @@ class WSGIServer(pywsgi.WSGIServer):
         if self.family == socket.AF_UNIX:
             return f"unix:{self.address}"
         scheme = "https" if self.ssl_enabled else "http"
-        host, port = self.server_host, self.server_port
+        host, port = str(self.server_host), self.server_port
         if host in _EVERY_ADDRESS:
             return f"{scheme}://localhost:{port}/, and on every address of this machine"
         return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
