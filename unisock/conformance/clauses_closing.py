@@ -812,6 +812,35 @@ async def test_shutdown_ends_what_waits_elsewhere(server: Server) -> None:
             assert names.count("ended") == 1, (form, how, spare.log()[-3000:])
 
 
+@clause("7.3", timeout=60)
+async def test_shutdown_rejects_who_waits_for_an_answer(server: Server) -> None:
+    """A handshake that the handler has not answered gets a 503, and the handler sees its end."""
+    async with spare_server(server.row) as spare, contextlib.AsyncExitStack() as stack:
+        late = server.row.without("deferred_upgrade")
+        raws: dict[str, RawClient] = {}
+        for form in _SHUTDOWN:
+            path = f"/closing/shutdown/{form}/before"
+            connecting = spare.raw(path, expect=101 if late else None)
+            raws[form] = await stack.enter_async_context(connecting)
+            await raws[form].journal("ready")
+        spare.terminate()
+        if server.row.without("shutdown"):
+            await spare.wait_exited()
+            return
+        for form, raw in raws.items():
+            if late:
+                assert await raw.closed() == (4503, ""), form
+            else:
+                status = 500 if server.row.without("status_at_stop") else 503
+                assert (await raw.read_head()).status == status, form
+        await spare.wait_exited()
+        assert leftovers(spare.log()) == []
+        for form, raw in raws.items():
+            names = [name for name, _ in raw.events()]
+            # An endpoint that was cancelled in a hook is told of the end by another one.
+            assert names.count("ended") == 1, (form, spare.log()[-3000:])
+
+
 async def _until_all_stand_still(raws: list[RawClient]) -> None:
     """Wait until no handler has sent more for a while: their peers do not read."""
     last: list[int] = []

@@ -95,15 +95,18 @@ _FLASKS_OWN = "the clause is of Flask alone; elsewhere nothing imports it"
 _ONE_TREE = "Falcon 4.4 has no applications below others"
 
 _H11_1_0 = "uvicorn 0.54 accepts handshakes of HTTP/1.0"
+_500_AT_STOP = "uvicorn 0.54 answers a handshake by 500 that nobody has answered when it stops"
 _WSPROTO = "wsproto 1.3"
 
 _UVICORN_SANSIO = {
     "http_1_0": _H11_1_0,
+    "status_at_stop": _500_AT_STOP,
     "header_answer": "uvicorn 0.54 websockets-sansio does not answer when a header is too long",
     "quiet_utf8": "uvicorn 0.54 websockets-sansio logs a traceback for text that is no UTF-8",
 }
 _UVICORN_WEBSOCKETS = {
     "http_1_0": _H11_1_0,
+    "status_at_stop": _500_AT_STOP,
     "latin1": "uvicorn 0.54 websockets takes no header outside ASCII, and sends one as UTF-8",
     "error_code_told": "uvicorn 0.54 websockets tells the application 1006 for a protocol error",
     "any_status": "uvicorn 0.54 websockets sends registered statuses only: else a 403",
@@ -113,6 +116,7 @@ _UVICORN_WEBSOCKETS = {
 _UVICORN_WSPROTO = {
     "compressed_fragments": f"{_WSPROTO} does not inflate the fragments that follow a ping",
     "http_1_0": _H11_1_0,
+    "status_at_stop": _500_AT_STOP,
     "header_limit": "uvicorn 0.54 wsproto takes a header of 100 KB",
     "key": f"{_WSPROTO} accepts any key",
     "error_codes": "uvicorn 0.54 wsproto ends the TCP connection on a protocol error",
