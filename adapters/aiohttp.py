@@ -18,10 +18,10 @@ import contextvars
 import hashlib
 import re
 import zlib
-from collections.abc import Awaitable, Callable, Coroutine, Iterable, Mapping, MutableMapping
+from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
 from contextlib import suppress
 from dataclasses import dataclass
-from typing import Any, TypeAlias, Unpack, cast
+from typing import Any, NamedTuple, TypeAlias, Unpack, cast
 from urllib.parse import unquote
 
 from aiohttp import EofStream, WebSocketError, WSMsgType, hdrs, web
@@ -640,6 +640,11 @@ def _tokens(request: web.Request, name: str) -> list[str]:
     return [token.strip().lower() for token in values.split(",")]
 
 
+class _Running(NamedTuple):
+    transport: AiohttpTransport
+    task: asyncio.Task[None]
+
+
 class _Sessions:
     """The sessions on one server.
 
@@ -654,25 +659,41 @@ class _Sessions:
 
     def __init__(self, server: web.Server) -> None:
         self.closed = False
-        self._running: dict[Session, AiohttpTransport] = {}
+        self._running: dict[Session, _Running] = {}
         self._cut = server.shutdown
         server.shutdown = self.shutdown  # type: ignore[method-assign]  # as said above
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # aiohttp's
         """Close every connection, then do as aiohttp does."""
         self.closed = True
-        for transport in self._running.values():
+        for transport, _ in self._running.values():
             transport.on_server_stop()
         await asyncio.gather(*(session.stop() for session in self._running))
-        await self._cut(timeout)
+        await asyncio.gather(self._cut(timeout), self._cancel_late(timeout and timeout / 2))
+
+    async def _cancel_late(self, seconds: float | None) -> None:
+        """Cancel the handlers that have not ended by then.
+
+        aiohttp cancels when all of its time is over, and needs the same again for what they
+        do then.  A supervisor that gives it just its time, as gunicorn does, kills it first.
+        """
+        tasks = [task for _, task in self._running.values()]
+        if tasks:
+            _, late = await asyncio.wait(tasks, timeout=seconds)
+            for task in late:
+                task.cancel()
 
     async def serve(self, mounted: MountedHandler, transport: AiohttpTransport) -> None:
         """Serve a connection to its end."""
         session = mounted.session(transport)
-        self._running[session] = transport
+        # In a task of its own: see `_until_done`.
+        context = contextvars.copy_context()
+        task = asyncio.create_task(mounted.run(session), context=context)
+        self._running[session] = _Running(transport, task)
         try:
-            await _run_apart(mounted.run(session), transport)
+            await _until_done(task, transport)
         finally:
+            adopt(context)
             try:
                 await transport.finish()
             finally:
@@ -689,14 +710,13 @@ def _sessions_of(request: web.Request) -> _Sessions | None:
     return sessions if isinstance(sessions, _Sessions) else _Sessions(server)
 
 
-async def _run_apart(serving: Coroutine[Any, Any, None], transport: AiohttpTransport) -> None:
-    """Run a session in a task of its own, which is cancelled where this is.
+async def _until_done(task: asyncio.Task[None], transport: AiohttpTransport) -> None:
+    """Wait for a session's task, which is cancelled where this is.
 
     But not when the client has left: with ``handler_cancellation``, as in aiohttp's
     test server, aiohttp then cancels a request handler.  Ours see a disconnect.
     """
-    context = contextvars.copy_context()
-    this, task = asyncio.current_task(), asyncio.create_task(serving, context=context)
+    this = asyncio.current_task()
     assert this is not None
     while not task.done():
         try:
@@ -706,7 +726,6 @@ async def _run_apart(serving: Coroutine[Any, Any, None], transport: AiohttpTrans
                 this.uncancel()
             else:
                 task.cancel()
-    adopt(context)
     task.result()
 
 

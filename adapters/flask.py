@@ -1,7 +1,7 @@
 """Flask on gevent: a handler as a view function.
 
-For ``gevent.pywsgi.WSGIServer`` with `WebSocketHandler` (or gevent-websocket's
-own handler class), and for gunicorn with `unisock.adapters.gunicorn`.
+For `WSGIServer`, which is ``gevent.pywsgi.WSGIServer`` with `WebSocketHandler` (or
+gevent-websocket's own handler class), and for gunicorn with `unisock.adapters.gunicorn`.
 """
 
 from __future__ import annotations
@@ -29,8 +29,9 @@ from .gevent import (
     request_handler,
     serve,
 )
+from .gevent_server import WSGIServer
 
-__all__ = ["WebSocketHandler", "mount", "view"]
+__all__ = ["WSGIServer", "WebSocketHandler", "mount", "view"]
 
 APPLICATIONS = (Flask, Blueprint)
 

@@ -315,8 +315,8 @@ def request_handler(environ: Mapping[str, Any]) -> Any:
     if environ.get(STOCK) is not None:
         return environ[STOCK].handler
     raise RuntimeError(
-        "this server cannot upgrade to a WebSocket: serve with gevent.pywsgi.WSGIServer("
-        "…, handler_class=unisock.adapters.flask.WebSocketHandler), or with "
+        "this server cannot upgrade to a WebSocket: serve with "
+        "unisock.adapters.flask.WSGIServer(…).serve_forever(), or with "
         "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker"
     )
 

@@ -7,6 +7,8 @@
 
 from __future__ import annotations
 
+from typing import Any
+
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
 from .gevent import WebSocketHandler
@@ -25,6 +27,24 @@ class GunicornWebSocketHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore
 
 
 class WebSocketWorker(GeventPyWSGIWorker):
-    """gunicorn's gevent worker with unisock's request handler."""
+    """gunicorn's gevent worker with unisock's request handler.
+
+    It restarts after ``--max-requests``, which gunicorn 27's own workers with pywsgi do not
+    count.  A WebSocket connection counts as one request, when it begins.
+    """
 
     wsgi_handler = GunicornWebSocketHandler
+
+    def load_wsgi(self) -> None:
+        """As gunicorn's, with a count of the requests."""
+        super().load_wsgi()
+        application = self.wsgi
+
+        def count(environ: Any, start_response: Any) -> Any:
+            self.nr += 1
+            if self.nr >= self.max_requests and self.alive:
+                self.log.info("Autorestarting worker after current request.")
+                self.alive = False
+            return application(environ, start_response)
+
+        self.wsgi = count

@@ -18,6 +18,7 @@ import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
 from dataclasses import asdict, dataclass, fields
 from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
@@ -32,6 +33,10 @@ _GEVENT_SERVERS = ("gevent", "gunicorn")
 _LIBRARIES = ("gevent-websocket", "websockets", "wsproto")
 _UVICORN_AUTO = "uvicorn.protocols.websockets.auto"
 _NO_WEBSOCKETS = "no WebSockets"
+# By which uvicorn 0.54 makes a listening socket itself, without the protocol's number: asyncio
+# then sets no TCP_NODELAY.  uvloop does, but for a socket that comes as a descriptor.
+_MAKES_SOCKETS = ("WEB_CONCURRENCY", "UVICORN_WORKERS", "UVICORN_RELOAD")
+_TRUE = ("1", "true", "t", "yes", "y", "on")  # as click reads them
 
 
 @dataclass(frozen=True, slots=True)
@@ -181,7 +186,7 @@ def _websockets_of_uvicorn() -> str:
         return _NO_WEBSOCKETS
     module: str = auto.AutoWebSocketsProtocol.__module__
     library = module.rpartition(".")[2].removesuffix("_impl").replace("_", "-")
-    return f"WebSockets by {library}"
+    return f"WebSockets by {library}, {'with' if find_spec('uvloop') else 'no'} uvloop"
 
 
 def _check_packages(packages: Iterable[Package]) -> Iterator[Finding]:
@@ -245,12 +250,43 @@ def _check_servers(packages: Mapping[str, Package]) -> Iterator[Finding]:
             "hypercorn tells no close code and no reason: every end is 1006 to a handler",
             "rely on neither (ws.capabilities tells), or serve with uvicorn",
         )
-    for place, text in _gunicorn_settings():
+    if packages["uvicorn"].works:
+        yield from _check_uvicorn_sockets()
+    settings = list(_gunicorn_settings())
+    if not any("timeout_graceful_shutdown" in text for _, text in settings):
+        for place, text in settings:
+            if re.search(r"^[^#\n]*\buvicorn[._]workers?\.", text, re.MULTILINE):
+                yield Finding(
+                    "uvicorn-worker-grace",
+                    f"gunicorn's worker in {place} is uvicorn's, which waits for a handler that "
+                    "goes on until gunicorn kills it: its finally block does not run",
+                    "set timeout_graceful_shutdown in post_fork, as docs/how-to/asgi.md has it",
+                )
+    for place, text in settings:
         if re.search(r"^[^#\n]*(-k|worker.class)[\s=\"']*geventwebsocket\.", text, re.MULTILINE):
             yield _stock_handler(
                 f"gunicorn's worker in {place}",
                 "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker",
             )
+
+
+def _check_uvicorn_sockets() -> Iterator[Finding]:
+    """What uvicorn's own environment variables say; the arguments of its command are not known."""
+    loop = os.environ.get("UVICORN_LOOP", "auto")
+    has_uvloop = find_spec("uvloop") is not None and loop in ("auto", "uvloop")
+    found = [] if has_uvloop else [name for name in _MAKES_SOCKETS if _says_so(name)]
+    delay = "makes uvicorn listen on a socket whose connections delay small messages by 40 ms"
+    for name in found:
+        remedy = "serve with uvloop (pip install uvloop), or with gunicorn"
+        yield Finding("uvicorn-delay", f"{name} {delay}", remedy)
+    if "UVICORN_FD" in os.environ:
+        remedy = "serve with gunicorn, or write NoDelay=true in the socket's unit of systemd"
+        yield Finding("uvicorn-delay", f"UVICORN_FD {delay}", remedy)
+
+
+def _says_so(name: str) -> bool:
+    value = os.environ.get(name, "").lower()
+    return value in _TRUE if name == "UVICORN_RELOAD" else value not in ("", "0", "1")
 
 
 def _gunicorn_settings() -> Iterator[tuple[str, str]]:
@@ -287,7 +323,7 @@ def _check_app(spec: str, app: Any, names: Iterable[Any]) -> Iterator[Finding]:
     if stock is not None and any(value is stock for value in names):
         yield _stock_handler(
             "the application's WebSocketHandler",
-            "from unisock.adapters.flask import WebSocketHandler",
+            "serve with WSGIServer of unisock.adapters.flask, which has unisock's handler class",
         )
 
 

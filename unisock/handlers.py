@@ -215,7 +215,7 @@ class _Endpoint(MountedHandler):
         try:
             await session.conclude(serve)
         finally:
-            for endpoint in connected:
+            for endpoint in [] if session.is_abandoned() else connected:
                 await session.conclude(partial(end_endpoint, endpoint), with_tasks=False)
 
 
@@ -245,7 +245,8 @@ class _Sync(MountedHandler):
         try:
             await session.conclude(partial(workers.run, self._qualname, call, release))
         except BaseException as exc:
-            await ws._end(self.options.close_timeout, exc)
+            if not session.is_abandoned():
+                await ws._end(self.options.close_timeout, exc)
             raise
         await ws._end(self.options.close_timeout, None)
 

@@ -88,9 +88,12 @@ def bind(host: str, port: int) -> socket.socket:
     try:
         found = socket.getaddrinfo(host, port, type=socket.SOCK_STREAM, flags=socket.AI_PASSIVE)
         family, _, _, _, address = found[0]
-        listener = socket.create_server(address, family=family)
+        created = socket.create_server(address, family=family)
     except (OSError, UnicodeError) as exc:
         raise ServeError(_why_not_bound(exc, host, port)) from exc
+    # Python asks the system for the protocol only of a descriptor.  Without it asyncio sets
+    # no TCP_NODELAY, and small messages wait for the peer's acknowledgement.
+    listener = socket.socket(fileno=created.detach())
     listener.setblocking(False)  # gevent takes a socket as it is
     return listener
 
@@ -218,12 +221,9 @@ class _Gevent(AppServer):
 
     def __init__(self, app: Any, grace: float = GRACE, lifespan: bool = False) -> None:
         super().__init__(app, grace, lifespan)
-        from gevent.pywsgi import WSGIServer
-
-        from .adapters.flask import WebSocketHandler
+        from .adapters.flask import WSGIServer
 
         self._server_class = WSGIServer
-        self._handler_class = WebSocketHandler
 
     def run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
         try:
@@ -236,25 +236,13 @@ class _Gevent(AppServer):
 
     def _run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
         import gevent
-        from gevent.event import Event
 
         logger = logging.getLogger("gevent.pywsgi")
-        server = self._server_class(
-            listener, self._app, handler_class=self._handler_class, log=logger, error_log=logger
-        )
-        server.stop_timeout = self._grace
-        stopping = Event()
+        server = self._server_class(listener, self._app, log=logger, error_log=logger)
         self._stop = gevent.get_hub().loop.async_()  # what another thread may wake a hub with
-        self._stop.start(stopping.set)
-        watchers = [gevent.signal_handler(each, stopping.set) for each in _signals()]
-        server.start()
-        on_started()
-        stopping.wait()
-        server.stop()
-        # Else libev sets the signals to their default when the hub is destroyed,
-        # and a second Ctrl-C kills what is ending.
-        for watcher in watchers:
-            watcher.cancel()
+        self._stop.start(server.close)
+        gevent.spawn(on_started)  # when it serves, and a signal stops it
+        server.serve_forever(self._grace)
         self._stop.close()
 
     def stop(self) -> None:

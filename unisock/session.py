@@ -62,7 +62,7 @@ class Session:
         ws: what the handler gets; there from `run` on.
     """
 
-    __slots__ = ("name", "options", "transport", "ws")
+    __slots__ = ("_runner", "name", "options", "transport", "ws")
 
     ws: WebSocket
 
@@ -80,6 +80,7 @@ class Session:
             Exception: what `serve` raised.
         """
         self.ws = WebSocket(self.transport, self.options)
+        self._runner = self.ws._runtime.current()
         self.transport.start(self.ws._inbox)
         try:
             problem = self.transport.handshake.problem()
@@ -93,11 +94,26 @@ class Session:
             else:
                 await self._serve_in_time(serve, self.options.handler_timeout)
         finally:
-            try:
-                if self.ws._finishing:  # a last step beside the handler
-                    await self.ws._until_finished()
-            finally:
-                await self.transport.stop()
+            if not self.is_abandoned():
+                await self._leave()
+
+    async def _leave(self) -> None:
+        try:
+            if self.ws._finishing:  # a last step beside the handler
+                await self.ws._until_finished()
+        finally:
+            await self.transport.stop()
+
+    def is_abandoned(self) -> bool:
+        """Whether nothing may be awaited any more.
+
+        That is so where the coroutine is closed before its end, which raises
+        `GeneratorExit` in it: an event loop has ended and has left its tasks behind.
+        """
+        try:
+            return self.ws._runtime.current() is not self._runner
+        except RuntimeError:  # no event loop runs
+            return True
 
     async def _serve_in_time(
         self, serve: Callable[[Session], Awaitable[None]], seconds: float
@@ -148,14 +164,10 @@ class Session:
                 failure = await self._end_tasks(None)
             if failure is not None:
                 raise failure
-        except Exception as exc:  # noqa: BLE001  # what it is decides how the connection ends
-            await self.end_by(exc)
         except BaseException as exc:
-            if self.ws._runtime.is_cancellation(exc):
-                await self.stop()
-            else:  # what the handler waited for was cancelled, and not the handler
-                await _end(self.ws, 500, 1011)
-            raise
+            if self.is_abandoned():
+                raise
+            await self._end_after(exc)
         else:
             if self.ws._connecting and not self.ws.closed:
                 logger.warning(
@@ -163,6 +175,17 @@ class Session:
                     self.transport._describe(),
                 )
             await _end(self.ws, 403, 1000)
+
+    async def _end_after(self, exc: BaseException) -> None:
+        """End the connection as what the handler has raised says, and raise what goes on."""
+        if isinstance(exc, Exception):
+            await self.end_by(exc)
+            return
+        if self.ws._runtime.is_cancellation(exc):
+            await self.stop()
+        else:  # what the handler waited for was cancelled, and not the handler
+            await _end(self.ws, 500, 1011)
+        raise exc
 
     async def stop(self) -> None:
         """End the connection as for a handler that is cancelled."""
@@ -172,7 +195,7 @@ class Session:
         """End what `start_soon` has started; return an error of it that is to be raised."""
         self.ws._handler_task = None
         tasks, self.ws._tasks = self.ws._tasks, None
-        if tasks is None:
+        if tasks is None or self.is_abandoned():
             return None
         # A task that has closed must not be cancelled before its close frame is sent.
         return await tasks.end(handler_error, self.ws._until_finished())

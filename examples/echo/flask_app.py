@@ -4,10 +4,9 @@ import os
 from pathlib import Path
 
 from flask import Flask, Response, send_file
-from gevent.pywsgi import WSGIServer
 
 import unisock
-from unisock.adapters.flask import WebSocketHandler
+from unisock.adapters.flask import WSGIServer
 
 from .handler import echo
 
@@ -22,5 +21,4 @@ def page() -> Response:
 
 if __name__ == "__main__":
     address = ("127.0.0.1", int(os.environ.get("PORT", "8000")))
-    print("Serving on http://{}:{}".format(*address), flush=True)
-    WSGIServer(address, app, handler_class=WebSocketHandler).serve_forever()
+    WSGIServer(address, app).serve_forever()

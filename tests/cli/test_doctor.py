@@ -68,7 +68,13 @@ def doctor(tmp_path: Path) -> Doctor:
         done = subprocess.run(
             [sys.executable, "-m", "unisock", "doctor", *arguments],
             cwd=tmp_path,
-            env={**os.environ, "GUNICORN_CMD_ARGS": "", "PYTHONPATH": path, **environment},
+            env={
+                **os.environ,
+                "GUNICORN_CMD_ARGS": "",
+                "WEB_CONCURRENCY": "",
+                "PYTHONPATH": path,
+                **environment,
+            },
             capture_output=True,
             text=True,
             check=False,
@@ -128,7 +134,8 @@ def test_versions(doctor: Doctor) -> None:
 
 def test_the_text(doctor: Doctor) -> None:
     lines = doctor().output.splitlines()
-    assert f"uvicorn           {version('uvicorn'):<15}WebSockets by websockets-sansio" in lines
+    uvicorn = f"uvicorn           {version('uvicorn'):<15}WebSockets by websockets-sansio"
+    assert any(line.startswith(f"{uvicorn}, ") for line in lines)
     assert "falcon on uvicorn                all capabilities" in lines
     assert "falcon on hypercorn              all but close_code, close_reason" in lines
     assert lines[-2].startswith("warning: hypercorn ")
@@ -156,7 +163,10 @@ def test_unisock_that_is_not_installed(doctor: Doctor, tmp_path: Path) -> None:
 
 @pytest.mark.parametrize(
     ("hidden", "note"),
-    [(["websockets"], "WebSockets by wsproto"), (["websockets", "wsproto"], "no WebSockets")],
+    [
+        (["websockets", "uvloop"], "WebSockets by wsproto, no uvloop"),
+        (["websockets", "wsproto"], "no WebSockets"),
+    ],
 )
 def test_uvicorn(doctor: Doctor, tmp_path: Path, hidden: list[str], note: str) -> None:
     uninstall(tmp_path, *hidden)
@@ -244,6 +254,68 @@ def test_gunicorn_s_worker(
     assert result.codes == (["stock-handler"] if place else [])
     for part in (place, f"gunicorn -k {OWN_WORKER}") if place else ():
         assert part in result.said("stock-handler")
+
+
+DELAY = ["uvicorn-delay"]
+
+
+@pytest.mark.parametrize(
+    ("environment", "has_uvloop", "codes"),
+    [
+        ({}, False, []),
+        ({"WEB_CONCURRENCY": "1", "UVICORN_RELOAD": "false"}, False, []),
+        ({"WEB_CONCURRENCY": "4"}, False, DELAY),
+        ({"UVICORN_WORKERS": "2"}, False, DELAY),
+        ({"UVICORN_RELOAD": "True"}, False, DELAY),
+        ({"UVICORN_WORKERS": "2", "UVICORN_RELOAD": "1"}, True, []),
+        ({"UVICORN_WORKERS": "2", "UVICORN_LOOP": "asyncio"}, True, DELAY),
+        ({"UVICORN_FD": "3"}, False, DELAY),
+        ({"UVICORN_FD": "3"}, True, DELAY),
+    ],
+)
+def test_sockets_of_uvicorn_that_delay(
+    doctor: Doctor,
+    tmp_path: Path,
+    environment: dict[str, str],
+    has_uvloop: bool,
+    codes: list[str],
+) -> None:
+    uninstall(tmp_path, "uvloop")
+    if has_uvloop:
+        write(tmp_path, uvloop="")
+    result = doctor("--json", **environment)
+    assert result.codes == codes
+    notes = {each["name"]: each["note"] for each in result.report["packages"]}
+    assert notes["uvicorn"].endswith("with uvloop" if has_uvloop else "no uvloop")
+    if codes:
+        fd = "UVICORN_FD" in environment
+        assert ("NoDelay=true" if fd else "pip install uvloop") in result.said("uvicorn-delay")
+
+
+UVICORN_WORKER = "uvicorn.workers.UvicornWorker"
+GRACE = "def post_fork(server, worker):\n    worker.config.timeout_graceful_shutdown = 9\n"
+
+
+@pytest.mark.parametrize(
+    ("arguments", "settings", "place"),
+    [
+        (f"-w 2 -k {UVICORN_WORKER}", "", "GUNICORN_CMD_ARGS"),
+        ("-k uvicorn_worker.UvicornH11Worker", "", "GUNICORN_CMD_ARGS"),
+        ("", f'worker_class = "{UVICORN_WORKER}"\n', "gunicorn.conf.py"),
+        ("", f'worker_class = "{UVICORN_WORKER}"\n{GRACE}', ""),
+        (f"-k {UVICORN_WORKER}", GRACE, ""),
+        ("", f'# worker_class = "{UVICORN_WORKER}"\n', ""),
+    ],
+)
+def test_uvicorn_s_worker_without_an_end(
+    doctor: Doctor, tmp_path: Path, arguments: str, settings: str, place: str
+) -> None:
+    if settings:
+        write(tmp_path, **{"gunicorn.conf": settings})
+    result = doctor("--json", GUNICORN_CMD_ARGS=arguments)
+    assert result.codes == (["uvicorn-worker-grace"] if place else [])
+    if place:
+        assert f"gunicorn's worker in {place} " in result.said("uvicorn-worker-grace")
 
 
 # Applications

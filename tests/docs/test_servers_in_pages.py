@@ -273,8 +273,8 @@ def test_every_file_of_a_page_is_served_or_imported_by_one_that_is() -> None:
         assert examples.keys() <= {module_of(c) for c in all_commands(name)}
         texts = files(page(name))
         for file in texts:
-            if file.startswith("test_"):
-                continue  # see test_tests_in_pages
+            if file.startswith(("test_", "gunicorn_conf")):
+                continue  # see test_tests_in_pages, and gunicorn's command
             module = file.removesuffix(".py")
             imported = any(f"from {module} import" in text for text in texts.values())
             assert module in examples or imported, f"{name}: {file}"

@@ -26,9 +26,11 @@ from unisock import (
     Capabilities,
     HandshakeRejected,
     InvalidMessage,
+    SyncWebSocket,
     UnisockError,
     WebSocket,
     WebSocketDisconnect,
+    WebSocketEndpoint,
     WebSocketException,
 )
 from unisock.handlers import check_handler, prepare
@@ -604,3 +606,84 @@ class TestCheckHandler:
     def test_what_is_none(self, handler: Any, message: str) -> None:
         with pytest.raises(TypeError, match=message):
             check_handler(handler)
+
+
+async def _beside() -> None:
+    await asyncio.Event().wait()
+
+
+def _abandoned_handlers(told: list[str]) -> dict[str, Any]:
+    """One of each form that waits; it tells what of it has run."""
+
+    async def function(ws: WebSocket) -> None:
+        await ws.accept()
+        ws.start_soon(_beside)
+        try:
+            await ws.receive()
+        finally:
+            told.append("finally")
+
+    async def raises(ws: WebSocket) -> None:
+        await ws.accept()
+        try:
+            await ws.receive()
+        finally:
+            told.append("finally")
+            raise ValueError("of the handler's own")
+
+    class Endpoint(WebSocketEndpoint):
+        async def on_disconnect(self, ws: WebSocket, close_code: int) -> None:
+            told.append("a hook, which could not wait")
+
+    def plain(ws: SyncWebSocket) -> None:
+        ws.accept()
+        with suppress(WebSocketDisconnect):
+            ws.receive()
+
+    return {"function": function, "raises": raises, "endpoint": Endpoint, "plain": plain}
+
+
+@pytest.mark.parametrize("where", ["no loop", "another task"])
+@pytest.mark.parametrize("form", ["function", "raises", "endpoint", "plain"])
+def test_a_coroutine_that_is_closed_awaits_nothing(form: str, where: str) -> None:
+    """As where an event loop has ended, and the garbage collection takes what it has left."""
+    told: list[str] = []
+    begun: list[asyncio.Task[None]] = []  # the loop holds it weakly
+    handler = _abandoned_handlers(told)[form]
+
+    async def main() -> Any:
+        transport = MemoryTransport()
+        serving = prepare(handler, {}).serve(transport)
+
+        async def begin() -> None:
+            await serving
+
+        begun.append(asyncio.create_task(begin()))
+        await transport.until(lambda: transport.sent)
+        await settle()
+        if where == "another task":
+            _close(serving, form)
+        return serving
+
+    loop = asyncio.new_event_loop()
+    try:
+        serving = loop.run_until_complete(main())
+        if where == "no loop":
+            _close(serving, form)
+        # What is left of the test.
+        left = asyncio.all_tasks(loop)
+        for task in left:
+            task.cancel()
+        loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
+    finally:
+        loop.close()
+    assert told == (["finally"] if form in ("function", "raises") else [])
+
+
+def _close(serving: Any, form: str) -> None:
+    """Close it; Python complains of a coroutine that awaits then."""
+    if form == "raises":
+        with pytest.raises(ValueError, match="of the handler's own"):
+            serving.close()
+    else:
+        serving.close()

@@ -945,6 +945,13 @@ async def test_shutdown_ends_what_waits_elsewhere(server: Server) -> None:
                 early = how == "before" and not server.row.without("deferred_upgrade")
                 connecting = spare.raw(path, expect=None if early else 101)
                 raws[form, how] = await stack.enter_async_context(connecting)
+        # Their peers answer the close frame and leave at once; they sleep on.
+        left = [
+            await stack.enter_async_context(spare.connect(f"/closing/shutdown/{form}/elsewhere"))
+            for form in ("async", "endpoint")
+        ]
+        for client in left:
+            assert await client.recv() == "ready"
         for (form, how), raw in raws.items():
             if how == "before":
                 await raw.journal("ready")
@@ -967,6 +974,37 @@ async def test_shutdown_ends_what_waits_elsewhere(server: Server) -> None:
             # No more is asked: a server may cancel a second time while `finally` waits.
             names = [name for name, _ in raw.events()]
             assert names.count("ended") == 1, (form, how, spare.log()[-3000:])
+        for client in left:
+            assert [name for name, _ in client.events()].count("ended") == 1
+
+
+@clause("7.3", timeout=60)
+async def test_shutdown_rejects_who_waits_for_an_answer(server: Server) -> None:
+    """A handshake that the handler has not answered gets a 503, and the handler sees its end."""
+    async with spare_server(server.row) as spare, contextlib.AsyncExitStack() as stack:
+        late = server.row.without("deferred_upgrade")
+        raws: dict[str, RawClient] = {}
+        for form in _SHUTDOWN:
+            path = f"/closing/shutdown/{form}/before"
+            connecting = spare.raw(path, expect=101 if late else None)
+            raws[form] = await stack.enter_async_context(connecting)
+            await raws[form].journal("ready")
+        spare.terminate()
+        if server.row.without("shutdown"):
+            await spare.wait_exited()
+            return
+        for form, raw in raws.items():
+            if late:
+                assert (await raw.closed())[0] in (1001, 4503), form  # by the server, or for a 503
+            else:
+                status = 500 if server.row.without("status_at_stop") else 503
+                assert (await raw.read_head()).status == status, form
+        await spare.wait_exited()
+        assert leftovers(spare.log()) == []
+        for form, raw in raws.items():
+            names = [name for name, _ in raw.events()]
+            # An endpoint that was cancelled in a hook is told of the end by another one.
+            assert names.count("ended") == 1, (form, spare.log()[-3000:])
 
 
 async def _until_all_stand_still(raws: list[RawClient]) -> None:

@@ -5,6 +5,8 @@ from __future__ import annotations
 import array
 import asyncio
 import json
+import statistics
+import time
 from collections import Counter
 from dataclasses import dataclass
 from itertools import groupby
@@ -486,3 +488,32 @@ async def test_on_another_event_loop_nothing_is_sent(server: Server) -> None:
         for remedy in ("queue.put_nowait", "run_coroutine_threadsafe", "ws.start_soon"):
             assert remedy in await client.recv()
         assert await client.closed() == (1000, "")
+
+
+# 5.7 No delay
+
+
+@mounted("/sending/two")
+async def send_two(ws: WebSocket) -> None:
+    """Answer each message with two."""
+    await ws.accept()
+    async for _ in ws:
+        await ws.send("first")
+        await ws.send("second")
+
+
+_AT_ONCE = 0.02
+"""Seconds: half of what a peer may take until it acknowledges what it has got."""
+
+
+@clause("5.7")
+async def test_a_small_message_waits_for_no_acknowledgement(server: Server) -> None:
+    """The second of two answers comes at once: the server sets TCP_NODELAY."""
+    async with server.connect("/sending/two") as client:
+        took = []
+        for _ in range(20):
+            start = time.perf_counter()
+            await client.send("go")
+            assert [await client.recv() for _ in range(2)] == ["first", "second"]
+            took.append(time.perf_counter() - start)
+        assert statistics.median(took) < _AT_ONCE, took

@@ -99,17 +99,20 @@ _ONE_TREE = "Falcon 4.4 has no applications below others"
 
 _ABSOLUTE = "takes a target in absolute form for a path"
 _H11_1_0 = "uvicorn 0.54 accepts handshakes of HTTP/1.0"
+_500_AT_STOP = "uvicorn 0.54 answers a handshake by 500 that nobody has answered when it stops"
 _WSPROTO = "wsproto 1.3"
 
 _UVICORN_SANSIO = {
     "absolute_form": f"uvicorn 0.54 {_ABSOLUTE}",
     "http_1_0": _H11_1_0,
+    "status_at_stop": _500_AT_STOP,
     "header_answer": "uvicorn 0.54 websockets-sansio does not answer when a header is too long",
     "quiet_utf8": "uvicorn 0.54 websockets-sansio logs a traceback for text that is no UTF-8",
 }
 _UVICORN_WEBSOCKETS = {
     "absolute_form": f"uvicorn 0.54 {_ABSOLUTE}",
     "http_1_0": _H11_1_0,
+    "status_at_stop": _500_AT_STOP,
     "latin1": "uvicorn 0.54 websockets takes no header outside ASCII, and sends one as UTF-8",
     "error_code_told": "uvicorn 0.54 websockets tells the application 1006 for a protocol error",
     "any_status": "uvicorn 0.54 websockets sends registered statuses only: else a 403",
@@ -123,6 +126,7 @@ _UVICORN_WSPROTO = {
     "http_1_0": _H11_1_0,
     # h11 0.16 bounds what it holds of a head that is not complete, and no more.
     "header_limit": "uvicorn 0.54 wsproto takes a header of 100 KB that comes in one read",
+    "status_at_stop": _500_AT_STOP,
     "key": f"{_WSPROTO} accepts any key",
     "error_codes": "uvicorn 0.54 wsproto ends the TCP connection on a protocol error",
     "frame_length": f"{_WSPROTO} waits for the payload, however long",

@@ -377,30 +377,18 @@ def _load(framework: str) -> ASGI:
     return believing
 
 
-def _gevent(handler: str, port: int) -> None:
-    import signal
+def _gevent(variant: str, port: int) -> None:
+    from unisock.adapters.flask import WSGIServer
 
-    import gevent
-    from gevent.event import Event
-    from gevent.pywsgi import WSGIServer
-    from geventwebsocket.handler import (  # type: ignore[import-untyped]  # has no types
-        WebSocketHandler as StockHandler,
-    )
-
-    from unisock.adapters.flask import WebSocketHandler
-
-    handler_class = StockHandler if handler == "stock" else WebSocketHandler
     log = logging.getLogger("gevent.pywsgi")
-    server = WSGIServer(
-        ("127.0.0.1", port), flask_app(), handler_class=handler_class, log=log, error_log=log
-    )
-    server.stop_timeout = GRACE
-    stopping = Event()
-    for number in (signal.SIGTERM, signal.SIGINT):
-        gevent.signal_handler(number, stopping.set)
-    server.start()
-    stopping.wait()
-    server.stop()
+    server = WSGIServer(("127.0.0.1", port), flask_app(), log=log, error_log=log)
+    if variant == "stock":
+        from geventwebsocket.handler import (  # type: ignore[import-untyped]  # has no types
+            WebSocketHandler,
+        )
+
+        server.handler_class = WebSocketHandler
+    server.serve_forever(GRACE)
 
 
 _GUNICORN_WORKERS = MappingProxyType(
