@@ -13,7 +13,7 @@ from dataclasses import replace
 from functools import cached_property, lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, Unpack
-from urllib.parse import quote
+from urllib.parse import quote, unquote_to_bytes
 
 from unisock import Address, Capabilities, Handler
 from unisock.handlers import prepare
@@ -111,8 +111,7 @@ class ASGIHandshake(Handshake):
     @property
     def path_params(self) -> Mapping[str, Any]:
         """What a router left in the scope."""
-        params: Mapping[str, Any] = self.scope.get("path_params", {})
-        return params
+        return _path_params(self.scope)
 
     @cached_property
     def subprotocols(self) -> tuple[str, ...]:
@@ -376,10 +375,33 @@ class ASGIApp:
         """Whether the path is this application's; then its parameters are in the scope."""
         if self._template is None:
             return True
-        params = self._template.match(scope["path"].removeprefix(scope.get("root_path", "")))
+        params = self._template.match(_path_below_mounts(scope))
         if params is not None:
-            scope["path_params"] = params
+            scope["path_params"] = {**_path_params(scope), **params}
         return params is not None
+
+
+def _path_params(scope: Scope) -> Mapping[str, Any]:
+    """What routers left in the scope: ``path_params``, and Channels' ``url_route``."""
+    params: Mapping[str, Any] = scope.get("path_params") or {}
+    route: Mapping[str, Any] | None = scope.get("url_route")
+    return {**route["kwargs"], **params} if route else params
+
+
+def _path_below_mounts(scope: Scope) -> str:
+    """The path without the prefixes of what the application is mounted in."""
+    remaining: str = scope.get("path_remaining", "")
+    if remaining:  # what Channels' router has not matched
+        return f"/{remaining}"
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if path == root or path.startswith(f"{root}/"):
+        path = path.removeprefix(root)
+    # Litestar 2.25 takes a slash away in front of the path, and puts one behind it.
+    raw: bytes = scope.get("raw_path") or b"/"
+    if path.endswith("/") and not unquote_to_bytes(raw).endswith(b"/"):
+        path = path.removesuffix("/")
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _require_asyncio() -> None:
