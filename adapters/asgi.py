@@ -40,12 +40,25 @@ _COMPLETE = Capabilities()
 _GRANIAN = Capabilities(accept_headers=False, close_reason=False)
 # hypercorn 0.18: the code is always 1006, and there is no reason.
 _BEFORE_2_4 = Capabilities(close_code=False, close_reason=False)
+# Daphne 4.2: of a handshake it can only say yes or no, of a close only some codes.
+_DAPHNE = Capabilities(
+    accept_headers=False,
+    http_rejection=False,
+    close_reason=False,
+    own_close_code=False,
+    own_close_reason=False,
+)
 
 # Seconds: in granian 2.8 a send that is cancelled as it ends never returns.
 _GRANIAN_PATIENCE = 0.5
 
 SERVERS: Mapping[str, Capabilities] = MappingProxyType(
-    {"uvicorn": _COMPLETE, "hypercorn": _BEFORE_2_4, "granian": _GRANIAN}
+    {
+        "uvicorn": _COMPLETE,
+        "hypercorn": _BEFORE_2_4,
+        "granian": _GRANIAN,
+        "daphne": _DAPHNE,
+    }
 )
 """The same by name, to be told without a connection."""
 
@@ -55,6 +68,8 @@ def capabilities_of(scope: Scope) -> Capabilities:
 
     A server of spec version 2.4 or later (uvicorn) gives codes and reasons.
     """
+    if _is_daphne(scope):
+        return _DAPHNE
     # Starlette's TestClient leaves the whole entry out.
     version = (scope.get("asgi") or {}).get("spec_version", "2.0")
     has_rejection = _HTTP_REJECTION in (scope.get("extensions") or {})
@@ -75,6 +90,21 @@ def _capabilities(spec_version: str, is_granian: bool, has_rejection: bool) -> C
 def _is_granian(scope: Scope) -> bool:
     # Of the servers of before 2.4 it is the one that offers this.
     return "http.response.pathsend" in (scope.get("extensions") or {})
+
+
+def _is_daphne(scope: Scope) -> bool:
+    # Daphne 4.2 is the one that names no version of the specification, nor of HTTP.
+    asgi = scope.get("asgi")
+    return bool(asgi) and "spec_version" not in asgi and "http_version" not in scope
+
+
+class _EmptyText(str):
+    """The empty text that counts as true, for Daphne 4.2 sends what is false to nobody."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class ASGIHandshake(Handshake):
@@ -146,6 +176,7 @@ class ASGITransport(PullTransport):
         self.handshake = handshake
         self.capabilities = capabilities_of(handshake.scope)
         self._is_granian = _is_granian(handshake.scope)
+        self._is_daphne = self.capabilities is _DAPHNE
         # Or another server of before 2.4; not Starlette's TestClient, which says no version.
         has_version = bool(handshake.scope.get("asgi"))
         self._is_hypercorn = has_version and self.capabilities is _BEFORE_2_4
@@ -205,6 +236,8 @@ class ASGITransport(PullTransport):
     async def send(self, data: str | bytes) -> None:
         """``websocket.send``."""
         key = "text" if isinstance(data, str) else "bytes"
+        if data == "" and self._is_daphne:
+            data = _EmptyText()
         # uvicorn 0.54 on `websockets` fails where two sends wait for the peer.  No
         # asyncio.Lock, whose three coroutines cost more than all else here.
         if self._is_sending:
@@ -293,6 +326,8 @@ class ASGITransport(PullTransport):
             # granian 2.8 holds a close back while a receive waits.  There is
             # nothing more to be received: the core has dropped it all.
             await self.stop()
+        if self._is_daphne and 1000 < code < 3000:
+            code += 3000  # Daphne 4.2 fails for one that only a protocol may give
         try:
             await self._translated({"type": "websocket.close", "code": code, "reason": reason})
         except AssertionError:
@@ -311,7 +346,9 @@ class ASGITransport(PullTransport):
             text: str | None = received.get("text")
             return bytes(received["bytes"]) if text is None else text
         code = received.get("code", 1005)
-        if code == 1005 and "reason" not in received:
+        if self._is_daphne:
+            code = code or 1005  # Daphne 4.2 says None
+        elif code == 1005 and "reason" not in received:
             # uvicorn 0.54 tells a broken connection from a close frame without
             # a code only by this; granian 2.8 does not tell them apart.
             code = 1006

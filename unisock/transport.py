@@ -51,6 +51,10 @@ class Capabilities:
     """The peer's close code is known (else it is 1006)."""
     close_reason: bool = True
     """The peer's close reason is known (else it is ``""``)."""
+    own_close_code: bool = True
+    """``close(code)`` reaches the client (else 1000 and 3000 to 4999 do; others as 3000 more)."""
+    own_close_reason: bool = True
+    """``close(reason=…)`` reaches the client."""
 
 
 @dataclass(frozen=True, slots=True)
