@@ -94,7 +94,7 @@ def _is_granian(scope: Scope) -> bool:
 
 def _is_daphne(scope: Scope) -> bool:
     # Daphne 4.2 is the one that names no version of the specification, nor of HTTP.
-    asgi = scope.get("asgi")
+    asgi = scope.get("asgi") or {}
     return bool(asgi) and "spec_version" not in asgi and "http_version" not in scope
 
 

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from typing import Any
 
 import pytest
 
@@ -90,7 +91,7 @@ from hypercorn.middleware import DispatcherMiddleware
 app = DispatcherMiddleware({{"/chat": by_path, "/top": at_the_top, "/kept": rest}})
 """
 
-FRAMEWORKS = {
+FRAMEWORKS: dict[str, tuple[str, dict[str, dict[str, Any]], tuple[str, ...]]] = {
     "litestar": (
         LITESTAR,
         {

@@ -284,7 +284,7 @@ def _hypercorn(app: ASGI, port: int) -> None:
 
 
 def _daphne(app: ASGI, port: int) -> None:
-    from daphne.server import Server
+    from daphne.server import Server  # type: ignore[import-untyped]  # has no types
 
     Server(
         app,
