@@ -4,12 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import functools
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable
 from typing import Any
 
 import pytest
 
-from unisock import Capabilities, WebSocket
+from unisock import Capabilities, Handler, WebSocket
 from unisock.handlers import prepare
 from unisock.handshake import Handshake
 from unisock.runtime import Runtime
@@ -41,7 +41,7 @@ class Smallest(PullTransport):
         raise AssertionError
 
 
-def serve(transport: Transport, handler: Callable[[WebSocket], Awaitable[None]]) -> None:
+def serve(transport: Transport, handler: Handler) -> None:
     async def main() -> None:
         await prepare(handler, {}).serve(transport)
 
