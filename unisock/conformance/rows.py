@@ -170,7 +170,7 @@ _DAPHNE = {
     "header_answer": "Daphne 4.2 does not answer when a header is too long",
     "version": "Daphne 4.2 accepts version 8",
     "http_1_0": "Daphne 4.2 accepts handshakes of HTTP/1.0",
-    "failing_send": "Daphne 4.2 lets sends to a peer that has gone pass: a receive tells",
+    "unsure_send": "Daphne 4.2 may let sends to a peer that has gone pass: a receive tells",
 }
 _GEVENT_RESET = "gevent 26.9 logs tracebacks for a client that resets amid its handshake"
 _UPGRADED = "gevent-websocket 0.10 has sent the 101 before the application is asked"
