@@ -55,7 +55,7 @@ async def read_urls(process: asyncio.subprocess.Process) -> dict[str, str]:
         if not line:
             sys.exit(f"the command ended with status {await process.wait()}")
         print(line, end="")
-        if found := re.match(r"(\w+)\s+(ws://\S+)$", line):
+        if found := re.match(r"(\w+)\s+(ws://\S+)(?:  \(.*\))?$", line):
             urls[found[1]] = found[2]
     return urls
 

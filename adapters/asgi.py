@@ -14,7 +14,7 @@ from dataclasses import replace
 from functools import lru_cache
 from types import MappingProxyType
 from typing import Any, ClassVar, TypeAlias, Unpack
-from urllib.parse import quote, unquote
+from urllib.parse import quote, unquote, unquote_to_bytes
 
 from unisock import Address, Capabilities, Handler
 from unisock.handlers import prepare
@@ -41,12 +41,25 @@ _COMPLETE = Capabilities()
 _GRANIAN = Capabilities(accept_headers=False, close_reason=False)
 # hypercorn 0.18: the code is always 1006, and there is no reason.
 _BEFORE_2_4 = Capabilities(close_code=False, close_reason=False)
+# Daphne 4.2: of a handshake it can only say yes or no, of a close only some codes.
+_DAPHNE = Capabilities(
+    accept_headers=False,
+    http_rejection=False,
+    close_reason=False,
+    own_close_code=False,
+    own_close_reason=False,
+)
 
 # Seconds: in granian 2.8 a send that is cancelled as it ends never returns.
 _GRANIAN_PATIENCE = 0.5
 
 SERVERS: Mapping[str, Capabilities] = MappingProxyType(
-    {"uvicorn": _COMPLETE, "hypercorn": _BEFORE_2_4, "granian": _GRANIAN}
+    {
+        "uvicorn": _COMPLETE,
+        "hypercorn": _BEFORE_2_4,
+        "granian": _GRANIAN,
+        "daphne": _DAPHNE,
+    }
 )
 """The same by name, to be told without a connection."""
 
@@ -56,6 +69,8 @@ def capabilities_of(scope: Scope) -> Capabilities:
 
     A server of spec version 2.4 or later (uvicorn) gives codes and reasons.
     """
+    if _is_daphne(scope):
+        return _DAPHNE
     # Starlette's TestClient leaves the whole entry out.
     version = (scope.get("asgi") or {}).get("spec_version", "2.0")
     has_rejection = _HTTP_REJECTION in (scope.get("extensions") or {})
@@ -76,6 +91,21 @@ def _capabilities(spec_version: str, is_granian: bool, has_rejection: bool) -> C
 def _is_granian(scope: Scope) -> bool:
     # Of the servers of before 2.4 it is the one that offers this.
     return "http.response.pathsend" in (scope.get("extensions") or {})
+
+
+def _is_daphne(scope: Scope) -> bool:
+    # Daphne 4.2 is the one that names no version of the specification, nor of HTTP.
+    asgi = scope.get("asgi") or {}
+    return bool(asgi) and "spec_version" not in asgi and "http_version" not in scope
+
+
+class _EmptyText(str):
+    """The empty text that counts as true, for Daphne 4.2 sends what is false to nobody."""
+
+    __slots__ = ()
+
+    def __bool__(self) -> bool:
+        return True
 
 
 class ASGIHandshake(Handshake):
@@ -126,8 +156,7 @@ class ASGIHandshake(Handshake):
     @property
     def path_params(self) -> Mapping[str, Any]:
         """What a router left in the scope."""
-        params: Mapping[str, Any] = self.scope.get("path_params", {})
-        return params
+        return _path_params(self.scope)
 
     def header_values(self, name: str) -> list[str]:
         """As `Handshake.header_values`; of most headers nothing need be decoded."""
@@ -171,6 +200,7 @@ class ASGITransport(PullTransport):
         self.scope = handshake.scope
         self.capabilities = capabilities_of(handshake.scope)
         self._is_granian = _is_granian(handshake.scope)
+        self._is_daphne = self.capabilities is _DAPHNE
         # Or another server of before 2.4; not Starlette's TestClient, which says no version.
         has_version = bool(handshake.scope.get("asgi"))
         self._is_hypercorn = has_version and self.capabilities is _BEFORE_2_4
@@ -243,6 +273,8 @@ class ASGITransport(PullTransport):
     async def send(self, data: str | bytes) -> None:
         """``websocket.send``."""
         key = "text" if isinstance(data, str) else "bytes"
+        if data == "" and self._is_daphne:
+            data = _EmptyText()
         # uvicorn 0.54 on `websockets` fails where two sends wait for the peer.  No
         # asyncio.Lock, whose three coroutines cost more than all else here.
         if self._is_sending:
@@ -331,6 +363,8 @@ class ASGITransport(PullTransport):
             # granian 2.8 holds a close back while a receive waits.  There is
             # nothing more to be received: the core has dropped it all.
             await self.stop()
+        if self._is_daphne and 1000 < code < 3000:
+            code += 3000  # Daphne 4.2 fails for one that only a protocol may give
         try:
             await self._translated({"type": "websocket.close", "code": code, "reason": reason})
         except AssertionError:
@@ -349,7 +383,9 @@ class ASGITransport(PullTransport):
             text: str | None = received.get("text")
             return bytes(received["bytes"]) if text is None else text
         code = received.get("code", 1005)
-        if code == 1005 and "reason" not in received:
+        if self._is_daphne:
+            code = code or 1005  # Daphne 4.2 says None
+        elif code == 1005 and "reason" not in received:
             # uvicorn 0.54 tells a broken connection from a close frame without
             # a code only by this; granian 2.8 does not tell them apart.
             code = 1006
@@ -468,10 +504,33 @@ class ASGIApp:
         """Whether the path is this application's; then its parameters are in the scope."""
         if self._template is None:
             return True
-        params = self._template.match(scope["path"].removeprefix(scope.get("root_path", "")))
+        params = self._template.match(_path_below_mounts(scope))
         if params is not None:
-            scope["path_params"] = params
+            scope["path_params"] = {**_path_params(scope), **params}
         return params is not None
+
+
+def _path_params(scope: Scope) -> Mapping[str, Any]:
+    """What routers left in the scope: ``path_params``, and Channels' ``url_route``."""
+    params: Mapping[str, Any] = scope.get("path_params") or {}
+    route: Mapping[str, Any] | None = scope.get("url_route")
+    return {**route["kwargs"], **params} if route else params
+
+
+def _path_below_mounts(scope: Scope) -> str:
+    """The path without the prefixes of what the application is mounted in."""
+    remaining: str = scope.get("path_remaining", "")
+    if remaining:  # what Channels' router has not matched
+        return f"/{remaining}"
+    path: str = scope["path"]
+    root: str = scope.get("root_path", "")
+    if path == root or path.startswith(f"{root}/"):
+        path = path.removeprefix(root)
+    # Litestar 2.25 takes a slash away in front of the path, and puts one behind it.
+    raw: bytes = scope.get("raw_path") or b"/"
+    if path.endswith("/") and not unquote_to_bytes(raw).endswith(b"/"):
+        path = path.removesuffix("/")
+    return path if path.startswith("/") else f"/{path}"
 
 
 def _require_asyncio() -> None:

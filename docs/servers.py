@@ -26,6 +26,8 @@ COLUMNS = {
     "http_rejection": "HTTP rejection",
     "close_code": "peer's code",
     "close_reason": "peer's reason",
+    "own_close_code": "own code",
+    "own_close_reason": "own reason",
 }
 
 

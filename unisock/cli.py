@@ -8,6 +8,7 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
+import inspect
 import logging
 import operator
 import os
@@ -18,11 +19,13 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
+from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, doctor
 from .handlers import Handler, check_handler
+from .mounting import packages_of
 from .options import normalise_origin
 from .paths import PathTemplate
 from .serving import FRAMEWORKS, STOP_SIGNALS, ServeError, Service, bind, prepare
@@ -33,13 +36,17 @@ Run a WebSocket handler on a framework, with the server that its users run:
 uvicorn, gevent's WSGIServer for flask, aiohttp's own for aiohttp.  The current
 directory is searched for MODULE first.  Ctrl-C or SIGTERM stops it.
 """
+_ALL = "all"
 _EPILOG = f"""\
---on all starts one process for each framework, on consecutive ports from
---port on, in this order: {", ".join(FRAMEWORKS)}.
-With --port 0 each takes a free one.
+--on all starts one process for each framework that is installed, on
+consecutive ports from --port on, in this order:
+{", ".join(FRAMEWORKS)}.
+With a list they have the order of the list.  With --port 0 each takes a free
+one.
 
 examples:
   unisock serve chat:room --on fastapi
+  unisock serve chat:room --on fastapi,flask
   unisock serve chat:room --on all --path /rooms/{{room}} --port 9000
 """
 _DOCTOR = """\
@@ -67,7 +74,7 @@ sys.exit(doctor_of_app(sys.argv[1:], failure))
 
 def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
-    args = _parser().parse_args(argv)
+    args = _parse(argv)
     try:
         # The inner `finally` may be interrupted itself, so the outer `except` is around it.
         with _StopSignals():
@@ -105,23 +112,41 @@ class _StopSignals:
 
 
 def _serve(args: argparse.Namespace) -> int:
-    name = f"{args.on} " if args.worker else ""
+    name = f"{args.on[0]} " if args.worker else ""
     logging.basicConfig(
         level=args.log_level.upper(), format=f"{name}%(levelname)s %(name)s: %(message)s"
     )
-    if args.on == "all":
-        load_handler(args.handler)  # what is wrong with it is said once
-        serve_all(args.host, args.port, _worker_arguments(args), lambda ports: _tell(args, ports))
-    elif args.worker:
+    if args.worker:
         listener, parent = _inherited(args.worker)
         with reporting(parent) as on_started:
-            prepare(args.on, _service(args)).run(listener, on_started)
+            prepare(args.on[0], _service(args)).run(listener, on_started)
+    elif args.on == [_ALL] or len(args.on) > 1:
+        load_handler(args.handler)  # what is wrong with it is said once
+        arguments = _worker_arguments(args)
+        names = _installed(args.on)
+        serve_all(names, args.host, args.port, arguments, lambda ports: _tell(args, ports))
     else:
-        server = prepare(args.on, _service(args))
+        server = prepare(args.on[0], _service(args))
         listener = bind(args.host, args.port)
-        ports = {args.on: listener.getsockname()[1]}
-        server.run(listener, lambda: _tell(args, ports))
+        port = listener.getsockname()[1]
+        server.run(listener, lambda: _tell(args, {"": port}))
     return 0
+
+
+def _installed(asked: list[str]) -> list[str]:
+    """The frameworks to serve on; of all of them those that are installed.
+
+    Raises:
+        ServeError: one that was asked for by its name is not, or none is.
+    """
+    names = [*FRAMEWORKS] if asked == [_ALL] else asked
+    missing = [name for name in names if not FRAMEWORKS[name].is_installed()]
+    if missing:
+        text = f"not installed: {', '.join(missing)} (pip install 'unisock[{','.join(missing)}]')"
+        if asked != [_ALL] or missing == names:
+            raise ServeError(text)
+        print(f"unisock serve: left out, for they are {text}", file=sys.stderr)
+    return [name for name in names if name not in missing]
 
 
 def _service(args: argparse.Namespace) -> Service:
@@ -153,10 +178,21 @@ def _inherited(descriptors: list[int]) -> list[socket.socket]:
 
 
 def _tell(args: argparse.Namespace, ports: dict[str, int]) -> None:
-    host = f"[{args.host}]" if ":" in args.host else args.host
+    """Print URLs that can be opened, and beside them what they stand for."""
+    host, notes = args.host, []
+    path = PathTemplate.parse(args.path).example()
+    if path != args.path:
+        notes.append(args.path)
+    with suppress(ValueError):  # a name
+        address = ip_address(host)
+        if address.is_unspecified:
+            host = "127.0.0.1" if address.version == 4 else "::1"
+            notes.append(f"on all addresses, {args.host}")
+    host = f"[{host}]" if ":" in host else host
+    note = f"  ({'; '.join(notes)})" if notes else ""
     for name, port in ports.items():
-        label = f"{name:<10} " if args.on == "all" else ""
-        print(f"{label}ws://{host}:{port}{args.path}", flush=True)
+        label = f"{name:<10} " if name else ""
+        print(f"{label}ws://{host}:{port}{path}{note}", flush=True)
 
 
 def _doctor(args: argparse.Namespace) -> int:
@@ -218,7 +254,41 @@ def load_handler(spec: str) -> Handler:
     try:
         return check_handler(handler)
     except TypeError as exc:
-        raise ServeError(f"{spec}: {exc}") from exc
+        raise ServeError(_application(spec, handler) or f"{spec}: {exc}") from exc
+
+
+# How an application is run, by its framework or the names of its arguments.
+_UVICORN = "uvicorn {}"
+_RUNS = {
+    "falcon": _UVICORN,
+    "fastapi": _UVICORN,
+    "starlette": _UVICORN,
+    "flask": "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker {}",
+    "aiohttp": "gunicorn -k aiohttp.GunicornWebWorker {}",
+}
+
+
+def _application(spec: str, named: Any) -> str | None:
+    """What to say of an application that was named in place of a handler; else `None`."""
+    kind = type(named)
+    what = f"a {kind.__module__}.{kind.__qualname__}"
+    package = next((each for each in packages_of(kind) if each in _RUNS), None)
+    if package is None:
+        if _argument_names(named) != ["scope", "receive", "send"]:
+            return None
+        what = "an ASGI application"
+    run = _RUNS[package or "starlette"].format(spec)
+    return (
+        f"{spec} is {what}, and no handler: name the handler that is mounted on it, as "
+        f"{spec.partition(':')[0]}:HANDLER; the application itself is run by `{run}`"
+    )
+
+
+def _argument_names(named: Any) -> list[str]:
+    try:
+        return [*inspect.signature(named).parameters]
+    except (TypeError, ValueError):  # it cannot be called, or does not tell
+        return []
 
 
 def _load(spec: str) -> Any:
@@ -267,7 +337,31 @@ class _Parser(argparse.ArgumentParser):
         self.exit(2, f"{self.prog}: {line} (see {self.prog} --help)\n")
 
 
-def _parser() -> argparse.ArgumentParser:
+def _parse(argv: Sequence[str] | None) -> argparse.Namespace:
+    """Parse the arguments; what is unknown is told by the command that it was given to."""
+    given = sys.argv[1:] if argv is None else [*argv]
+    parser, commands = _parser()
+    args, unknown = parser.parse_known_args(given)
+    if unknown:
+        is_before = given.index(unknown[0]) < given.index(args.command)
+        command = parser if is_before else commands.choices[args.command]
+        command.error(
+            f"unrecognized arguments: {' '.join(unknown)}{_option_like(unknown[0], command)}"
+        )
+    return args
+
+
+def _option_like(text: str, parser: argparse.ArgumentParser) -> str:
+    options = [
+        option
+        for option, action in parser._option_string_actions.items()
+        if action.help != argparse.SUPPRESS
+    ]
+    close = difflib.get_close_matches(text.partition("=")[0], options, n=1)
+    return f"; did you mean {close[0]}?" if close else ""
+
+
+def _parser() -> tuple[argparse.ArgumentParser, Any]:
     parser = _Parser(prog="unisock", description="One WebSocket handler for every framework.")
     parser.add_argument("--version", action="version", version=f"unisock {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
@@ -286,7 +380,11 @@ def _parser() -> argparse.ArgumentParser:
         help="the handler: a function, async or plain, or a WebSocketEndpoint class",
     )
     serve.add_argument(
-        "--on", required=True, choices=[*FRAMEWORKS, "all"], help="the framework, or all of them"
+        "--on",
+        required=True,
+        type=_frameworks,
+        metavar="FRAMEWORK[,FRAMEWORK]",
+        help=f"{', '.join(FRAMEWORKS)}, several of them, or {_ALL}",
     )
     serve.add_argument("--host", type=_host, default="127.0.0.1", help="default: %(default)s")
     serve.add_argument(
@@ -314,7 +412,7 @@ def _parser() -> argparse.ArgumentParser:
     )
     serve.add_argument("--worker", type=_descriptors, help=argparse.SUPPRESS)
     serve.set_defaults(run=_serve)
-    return parser
+    return parser, commands
 
 
 def _add_doctor(commands: Any) -> None:
@@ -366,6 +464,18 @@ def _is_spec(text: str) -> bool:
     module, colon, attribute = text.partition(":")
     names = [*module.split("."), *attribute.split(".")]
     return bool(colon) and all(name.isidentifier() for name in names)
+
+
+@_argument
+def _frameworks(text: str) -> list[str]:
+    names = text.split(",")
+    for name in names:
+        if name not in (*FRAMEWORKS, _ALL):
+            known = ", ".join(map(repr, (*FRAMEWORKS, _ALL)))
+            raise ValueError(f"{name!r} is none of {known}")
+    if len(set(names)) < len(names) or (_ALL in names and len(names) > 1):
+        raise ValueError(f"{text!r} names a framework twice")
+    return names
 
 
 @_argument

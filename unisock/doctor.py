@@ -250,6 +250,13 @@ def _check_servers(packages: Mapping[str, Package]) -> Iterator[Finding]:
             "hypercorn tells no close code and no reason: every end is 1006 to a handler",
             "rely on neither (ws.capabilities tells), or serve with uvicorn",
         )
+    if packages["daphne"].works:
+        yield Finding(
+            "daphne",
+            "Daphne holds without a limit what a peer does not read or a handler has not taken, "
+            "and drops close codes below 3000, reasons, rejections and headers",
+            "serve with uvicorn, which runs the same application",
+        )
     if packages["uvicorn"].works:
         yield from _check_uvicorn_sockets()
     settings = list(_gunicorn_settings())

@@ -142,7 +142,12 @@ class MountedHandler(ABC):
         self._places = None if limit is None else threading.BoundedSemaphore(limit)
 
     def session(self, transport: Transport) -> Session:
-        """A session for one connection, not yet run."""
+        """A session for one connection, not yet run.
+
+        Raises:
+            TypeError: the adapter has left out a part of the transport.
+        """
+        transport.check()
         return Session(self._qualname, transport, self.options)
 
     # No coroutines of their own: each message would pass through them.

@@ -11,6 +11,7 @@ import re
 from abc import ABC, abstractmethod
 from collections.abc import Iterable, Iterator, Mapping, MutableMapping
 from functools import cached_property
+from types import FunctionType
 from typing import Any, NamedTuple, TypeAlias, cast
 from urllib.parse import parse_qsl, quote, unquote, urlsplit
 
@@ -170,6 +171,20 @@ class Handshake(ABC):
     Subclasses give the raw reads (the abstract members); all are cheap and
     none may raise for what a client sent.
     """
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check what a subclass defines.
+
+        Raises:
+            TypeError: a method where a property is to be.
+        """
+        super().__init_subclass__(**kwargs)
+        for name, value in vars(cls).items():
+            if isinstance(value, FunctionType) and isinstance(vars(Handshake).get(name), property):
+                raise TypeError(
+                    f"{cls.__name__}.{name} is a method: it is read without a call; "
+                    "write @property above it"
+                )
 
     @property
     @abstractmethod

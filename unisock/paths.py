@@ -13,12 +13,16 @@ from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from types import MappingProxyType
 from typing import Any
+from urllib.parse import quote
 
 _NAME = re.compile(r"[A-Za-z_][A-Za-z0-9_]*")
 # Python refuses to make an `int` of more digits than some thousands, as the process is
 # configured, and makes infinity of a `float` with more than 308.  As an expression, for
 # some routers know nothing but that.
 _DIGITS = r"[0-9]{1,300}"
+# Parameters as Flask, Django and Werkzeug spell them, and as Express and others do.
+_ANGLED = re.compile(r"<(?:(?P<kind>[a-z]+):)?(?P<name>[A-Za-z_][A-Za-z0-9_]*)>")
+_COLON = re.compile(r":[A-Za-z_][A-Za-z0-9_]*")
 
 
 @dataclass(frozen=True, slots=True)
@@ -28,6 +32,8 @@ class Converter:
     name: str
     regex: str
     convert: Callable[[str], Any]
+    example: str = ""
+    """A text that matches; if it is empty the parameter's name does."""
 
     def parse(self, text: str) -> Any:
         """The converted value, or `None` if `text` does not match."""
@@ -43,12 +49,13 @@ def _uuid(text: str) -> Any:
 CONVERTERS: Mapping[str, Converter] = MappingProxyType(
     {
         "str": Converter("str", r"[^/]+", str),
-        "int": Converter("int", _DIGITS, int),
-        "float": Converter("float", rf"{_DIGITS}(?:\.[0-9]+)?", float),
+        "int": Converter("int", _DIGITS, int, "1"),
+        "float": Converter("float", rf"{_DIGITS}(?:\.[0-9]+)?", float, "1.5"),
         "uuid": Converter(
             "uuid",
             r"[0-9a-fA-F]{8}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{4}-?[0-9a-fA-F]{12}",
             _uuid,
+            "00000000-0000-4000-8000-000000000000",
         ),
         "path": Converter("path", r"(?s:.*)", str),
     }
@@ -88,7 +95,9 @@ class PathTemplate:
         if not path.startswith("/"):
             raise ValueError(f"a path starts with a slash: {path!r}")
         if any(c in path for c in "?#<>\\") or any(c.isspace() for c in path):
-            raise ValueError(f"a path template holds no query, space, '<', '>' or '\\': {path!r}")
+            raise ValueError(
+                f"a path template holds no query, space, '<', '>' or '\\': {path!r}{_advice(path)}"
+            )
         segments = tuple(_parse_segment(segment, path) for segment in path[1:].split("/"))
         names = [s.name for s in segments if isinstance(s, Parameter)]
         for name in names:
@@ -107,6 +116,10 @@ class PathTemplate:
         """The template in a framework's spelling."""
         parts = (s if isinstance(s, str) else parameter(s) for s in self.segments)
         return "/" + "/".join(parts)
+
+    def example(self) -> str:
+        """A path that matches, as it stands in a URL."""
+        return quote(self.render(lambda p: p.converter.example or p.name), safe="/:@!$&'()*+,;=~")
 
     def match(self, path: str) -> dict[str, Any] | None:
         """The parameters of `path`, converted; `None` if it does not match.
@@ -128,7 +141,26 @@ class PathTemplate:
         return params
 
 
+def _advice(path: str) -> str:
+    """How a path that was written for another framework is written here, if it can be told."""
+    neutral = _ANGLED.sub(_braced, path)
+    if neutral == path:
+        return ""
+    try:
+        PathTemplate.parse(neutral)
+    except ValueError:
+        return ""
+    return f"; write {neutral!r}"
+
+
+def _braced(found: re.Match[str]) -> str:
+    kind = found["kind"] if found["kind"] not in (None, "string", "str") else ""
+    return f"{{{found['name']}{':' * bool(kind)}{kind}}}"
+
+
 def _parse_segment(segment: str, path: str) -> str | Parameter:
+    if _COLON.fullmatch(segment):
+        raise ValueError(f"a parameter is written {{{segment[1:]}}}, not {segment}, in {path!r}")
     if "{" not in segment and "}" not in segment:
         return segment
     if not (segment.startswith("{") and segment.endswith("}") and segment.count("{") == 1):

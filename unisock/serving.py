@@ -302,24 +302,31 @@ class Framework:
         app: makes the application.
         server: makes its server, as `AppServer`.
         packages: what both import.
+        one_of: what one is enough of.
     """
 
     app: Callable[[Service], Any]
     server: Callable[[Any, float, bool], AppServer]
     packages: tuple[str, ...]
+    one_of: tuple[str, ...] = ()
 
     def is_installed(self) -> bool:
         """Whether all of it can be imported."""
-        return all(find_spec(package) for package in self.packages)
+        return all(map(find_spec, self.packages)) and (
+            not self.one_of or any(map(find_spec, self.one_of))
+        )
+
+
+_PROTOCOLS = ("websockets", "wsproto")  # uvicorn's own is one of HTTP alone
 
 
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     {
-        "asgi": Framework(_asgi, _Uvicorn, ("uvicorn",)),
-        "starlette": Framework(_starlette, _Uvicorn, ("starlette", "uvicorn")),
-        "fastapi": Framework(_fastapi, _Uvicorn, ("fastapi", "uvicorn")),
-        "falcon": Framework(_falcon, _Uvicorn, ("falcon", "uvicorn")),
-        "flask": Framework(_flask, _Gevent, ("flask", "gevent", "geventwebsocket")),
+        "asgi": Framework(_asgi, _Uvicorn, ("uvicorn",), _PROTOCOLS),
+        "starlette": Framework(_starlette, _Uvicorn, ("starlette", "uvicorn"), _PROTOCOLS),
+        "fastapi": Framework(_fastapi, _Uvicorn, ("fastapi", "uvicorn"), _PROTOCOLS),
+        "falcon": Framework(_falcon, _Uvicorn, ("falcon", "uvicorn"), _PROTOCOLS),
+        "flask": Framework(_flask, _Gevent, ("flask", "gevent", "geventwebsocket", "websockets")),
         "aiohttp": Framework(_aiohttp, _Aiohttp, ("aiohttp",)),
     }
 )

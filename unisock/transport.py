@@ -9,6 +9,7 @@ core's, above this line.
 from __future__ import annotations
 
 import asyncio
+import inspect
 import logging
 import sys
 from abc import ABC, abstractmethod
@@ -57,6 +58,10 @@ class Capabilities:
     """The peer's close code is known (else it is 1006)."""
     close_reason: bool = True
     """The peer's close reason is known (else it is ``""``)."""
+    own_close_code: bool = True
+    """``close(code)`` reaches the client (else 1000 and 3000 to 4999 do; others as 3000 more)."""
+    own_close_reason: bool = True
+    """``close(reason=…)`` reaches the client."""
 
 
 @dataclass(frozen=True, slots=True)
@@ -335,7 +340,9 @@ class Transport(ABC):
     """
 
     handshake: Handshake
-    capabilities: Capabilities
+    """The opening handshake; to be set on each instance."""
+    capabilities: Capabilities = Capabilities()
+    """What the server can do: all, unless an adapter says otherwise."""
     runtime: Runtime = ASYNCIO
     """What the verbs wait with, and so the whole connection."""
     framework_answers: bool = False
@@ -345,6 +352,31 @@ class Transport(ABC):
     """
 
     _handler_name = "?"  # a session knows it
+
+    def __init_subclass__(cls, **kwargs: Any) -> None:
+        """Check what a subclass defines.
+
+        Raises:
+            TypeError: a plain function that is to be a coroutine function, or the reverse.
+        """
+        super().__init_subclass__(**kwargs)
+        for name, method in vars(cls).items():
+            _check_method(f"{cls.__name__}.{name}", name, method)
+
+    def check(self) -> None:
+        """Check what an adapter has set, before anything is served.
+
+        Raises:
+            TypeError: an attribute that is not set, or of another type.
+        """
+        for name, kind in _ATTRIBUTES.items():
+            value = getattr(self, name, _UNSET)
+            if not isinstance(value, kind):
+                found = "not set" if value is _UNSET else repr(value)
+                raise TypeError(
+                    f"{type(self).__name__}.{name} is {found}: "
+                    f"set it to an instance of {kind.__name__}"
+                )
 
     @abstractmethod
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
@@ -389,6 +421,26 @@ class Transport(ABC):
         path, client = self.handshake.url.path, self.handshake.client
         who = "unknown" if client is None else repr(f"{client.host}:{client.port}")
         return f"handler {self._handler_name}, path {path!r}, client {who}"
+
+
+_ATTRIBUTES = {"handshake": Handshake, "capabilities": Capabilities, "runtime": Runtime}
+_UNSET = object()
+_VERBS = ("accept", "reject", "send", "close", "stop")
+_NEVER_AWAITED = ("start", "translate", "message_of")
+
+
+def _check_method(qualified: str, name: str, method: object) -> None:
+    if not inspect.isfunction(method):
+        return
+    function = inspect.unwrap(method)
+    is_async = inspect.iscoroutinefunction(function)
+    if name in _NEVER_AWAITED and is_async:
+        raise TypeError(
+            f"{qualified} is a coroutine function: nobody awaits it; write a plain `def`"
+        )
+    # One that says what it returns may return a coroutine of somebody else.
+    if name in _VERBS and not is_async and function.__annotations__.get("return") in (None, "None"):
+        raise TypeError(f"{qualified} is a plain function: it is awaited; write `async def`")
 
 
 class PullTransport(Transport):

@@ -21,7 +21,7 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from .serving import FRAMEWORKS, GRACE, STOP_SIGNALS, ServeError, bind
+from .serving import GRACE, STOP_SIGNALS, ServeError, bind
 
 _STARTED = b"\n"
 _MAX_PORT = 65535
@@ -81,14 +81,16 @@ class _Worker:
 
 
 def serve_all(
+    names: Sequence[str],
     host: str,
     port: int,
     arguments: Sequence[str],
     on_started: Callable[[dict[str, int]], None],
 ) -> None:
-    """Serve on every framework until SIGINT or SIGTERM; leave no process behind.
+    """Serve on several frameworks until SIGINT or SIGTERM; leave no process behind.
 
     Args:
+        names: the frameworks.
         host: where all listen.
         port: that of the first; the others follow.  0: any, for each.
         arguments: the command's, without those of this function.
@@ -97,14 +99,16 @@ def serve_all(
     Raises:
         ServeError: one cannot be started (status 2) or has ended (status 1).
     """
-    if port + len(FRAMEWORKS) - 1 > _MAX_PORT:
-        last = _MAX_PORT - len(FRAMEWORKS) + 1
-        raise ServeError(f"--on all takes {len(FRAMEWORKS)} ports: --port is {last} at most")
+    if port + len(names) - 1 > _MAX_PORT:
+        last = _MAX_PORT - len(names) + 1
+        raise ServeError(
+            f"{len(names)} frameworks take {len(names)} ports: --port is {last} at most"
+        )
     workers: list[_Worker] = []
     with ExitStack() as stack:
         listeners = {
             name: stack.enter_context(bind(host, port and port + number))
-            for number, name in enumerate(FRAMEWORKS)
+            for number, name in enumerate(names)
         }
         ports = {name: listener.getsockname()[1] for name, listener in listeners.items()}
         stopping = stack.enter_context(_stop_signals())

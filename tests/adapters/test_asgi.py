@@ -181,6 +181,10 @@ REJECTION: dict[str, Any] = {"websocket.http.response": {}}
 GRANIAN: dict[str, Any] = {**REJECTION, "http.response.pathsend": {}}
 
 
+DAPHNE: dict[str, Any] = {"asgi": {"version": "3.0"}}
+OWN = ("own_close_code", "own_close_reason")
+
+
 @pytest.mark.parametrize(
     ("scope", "lacks"),
     [
@@ -194,12 +198,19 @@ GRANIAN: dict[str, Any] = {**REJECTION, "http.response.pathsend": {}}
         ({"asgi": {}, "extensions": None}, {"close_code", "close_reason", "http_rejection"}),
         ({"asgi": {}, "extensions": GRANIAN}, {"accept_headers", "close_reason"}),
         ({"extensions": REJECTION}, {"close_code", "close_reason"}),
+        (DAPHNE, {"accept_headers", "http_rejection", "close_reason", *OWN}),
+        # What middleware adds for a proxy makes no other server of it.
+        ({**DAPHNE, "scheme": "wss"}, {"accept_headers", "http_rejection", "close_reason", *OWN}),
+        (
+            {"asgi": {"version": "3.0"}, "http_version": "1.1"},
+            {"close_code", "close_reason", "http_rejection"},
+        ),
     ],
 )
 def test_capabilities_are_told_by_the_scope(scope: dict[str, Any], lacks: set[str]) -> None:
     capabilities = capabilities_of(scope)
     names = ("accept_headers", "subprotocol", "http_rejection", "close_code", "close_reason")
-    assert {name for name in names if not getattr(capabilities, name)} == lacks
+    assert {name for name in (*names, *OWN) if not getattr(capabilities, name)} == lacks
 
 
 @pytest.mark.parametrize("name", [b"origin", b"Origin"])

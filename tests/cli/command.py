@@ -43,7 +43,15 @@ class Command:
 
     def urls(self) -> dict[str, str]:
         """The URLs that ``--on all`` prints, by framework."""
-        lines = [self.line().split() for _ in range(len(FRAMEWORKS))]
+        return self.labelled_urls(len(FRAMEWORKS))
+
+    def url(self) -> str:
+        """The URL that is printed for one framework."""
+        return self.line().split()[0]
+
+    def labelled_urls(self, count: int) -> dict[str, str]:
+        """So many URLs, by framework."""
+        lines = [self.line().split()[:2] for _ in range(count)]
         return dict(lines)
 
     def errors(self) -> str:
@@ -81,3 +89,10 @@ class Command:
 
 Start: TypeAlias = Callable[..., Command]
 """Start ``unisock`` with arguments; a test's fixture, that ends it as well."""
+
+
+def hide(directory: Path, *packages: str) -> None:
+    """Make every process that starts in `directory` fail to import `packages`."""
+    also = "sys.modules['wsproto'] = None" if "websockets" in packages else ""
+    lines = [f"sys.modules[{package!r}] = None" for package in packages]
+    (directory / "sitecustomize.py").write_text("\n".join(["import sys", *lines, also, ""]))

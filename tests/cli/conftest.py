@@ -43,6 +43,11 @@ def echo(tmp_path: Path) -> str:
         "    async def room(self, ws):\n"
         "        await ws.accept()\n"
         "        await ws.send_json(dict(ws.path_params))\n"
+        "    async def rooms(self, ws):\n"
+        "        await ws.accept()\n"
+        "        values = dict(ws.path_params).values()\n"
+        "        simple = (str, int, float)\n"
+        "        await ws.send_json([v if isinstance(v, simple) else str(v) for v in values])\n"
         "echo = Echo()\n"
     )
     return "service:echo"

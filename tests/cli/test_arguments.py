@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 import unisock as package
-from tests.cli.command import Command, Start
+from tests.cli.command import Command, Start, hide
 from unisock.serving import FRAMEWORKS
 
 ON = "--on=asgi"
@@ -42,6 +42,9 @@ def modules(tmp_path: Path) -> None:
         (["serve"], ["MODULE:HANDLER", "--on"]),
         (["serve", "chat:room"], ["--on"]),
         (["serve", "chat:room", "--on=django"], ["'django'", "'asgi'", "'flask'", "'all'"]),
+        (["serve", "chat:room", "--on=asgi,"], ["'' is none of", "'asgi'"]),
+        (["serve", "chat:room", "--on=asgi,flask,asgi"], ["'asgi,flask,asgi'", "twice"]),
+        (["serve", "chat:room", "--on=all,flask"], ["'all,flask'", "twice"]),
         (["serve", "chat", ON], ["'chat' is not MODULE:HANDLER", "chat:room"]),
         (["serve", "chat:", ON], ["'chat:' is not MODULE:HANDLER"]),
         (["serve", ":room", ON], ["':room' is not MODULE:HANDLER"]),
@@ -66,6 +69,8 @@ def modules(tmp_path: Path) -> None:
         (["serve", "chat:room", ON, "--port=http"], ["--port", "'http'"]),
         (["serve", "chat:room", "--on=all", "--port=65531"], ["6 ports", "65530"]),
         (["serve", "chat:room", ON, "--path=rooms"], ["--path", "starts with a slash"]),
+        (["serve", "chat:room", ON, "--path=/rooms/<room>"], ["--path", "write '/rooms/{room}'"]),
+        (["serve", "chat:room", ON, "--path=/:room"], ["--path", "is written {room}, not :room"]),
         (["serve", "chat:room", ON, "--path=/{n:no}"], ["--path", "unknown converter 'no'"]),
         (["serve", "chat:room", ON, "--origins=app"], ["--origins", "'app'", "https://"]),
         (["serve", "chat:room", ON, "--origins=https://a,"], ["--origins", "'' is not"]),
@@ -139,19 +144,88 @@ def test_missing_package(unisock: Start, tmp_path: Path, name: str, package: str
     assert_one_line(command, f"needs the package {package}", f"pip install 'unisock[{name}]'")
 
 
-def test_missing_package_of_one_of_all(unisock: Start, tmp_path: Path) -> None:
+def test_missing_package_of_one_of_a_list(unisock: Start, tmp_path: Path) -> None:
     hide(tmp_path, "falcon")
-    command = unisock("serve", "chat:room", "--on=all", "--port=0", "--log-level=critical")
+    command = unisock("serve", "chat:room", "--on=asgi,falcon", "--port=0")
     assert command.wait() == 2
-    assert_one_line(command, "falcon failed to start", "pip install 'unisock[falcon]'")
+    assert_one_line(command, "not installed: falcon", "pip install 'unisock[falcon]'")
 
 
-def hide(directory: Path, package: str) -> None:
-    """Make every process that starts in `directory` fail to import `package`."""
-    also = "sys.modules['wsproto'] = None" if package == "websockets" else ""
-    (directory / "sitecustomize.py").write_text(
-        f"import sys\nsys.modules[{package!r}] = None\n{also}\n"
-    )
+def test_all_where_none_is_installed(unisock: Start, tmp_path: Path) -> None:
+    hide(tmp_path, "uvicorn", "gevent", "aiohttp")
+    command = unisock("serve", "chat:room", "--on=all", "--port=0")
+    assert command.wait() == 2
+    assert_one_line(command, "not installed: asgi, starlette, fastapi, falcon, flask, aiohttp")
+
+
+def test_uvicorn_without_a_protocol_is_left_out_of_all(unisock: Start, tmp_path: Path) -> None:
+    hide(tmp_path, "websockets")
+    command = unisock("serve", "chat:room", "--on=all", "--port=0", "--log-level=critical")
+    assert command.line().split()[0] == "aiohttp"
+    assert_one_line(command, "left out", "'unisock[asgi,starlette,fastapi,falcon,flask]'")
+
+
+APPLICATIONS = """
+from aiohttp.web import Application
+from falcon.asgi import App as Falcon
+from fastapi import APIRouter, FastAPI
+from flask import Flask
+from starlette.applications import Starlette
+from unisock.adapters.asgi import ASGIApp
+
+class OwnFastAPI(FastAPI): ...
+
+async def handler(ws): ...
+async def function(scope, receive, send): ...
+
+aiohttp, falcon, fastapi, starlette = Application(), Falcon(), FastAPI(), Starlette()
+router, own, flask, bare = APIRouter(), OwnFastAPI(), Flask("x"), ASGIApp(handler)
+"""
+
+
+@pytest.mark.parametrize(
+    ("name", "what", "run"),
+    [
+        ("aiohttp", "aiohttp.web_app.Application", "gunicorn -k aiohttp.GunicornWebWorker"),
+        ("falcon", "falcon.asgi.app.App", "uvicorn"),
+        ("fastapi", "fastapi.applications.FastAPI", "uvicorn"),
+        ("own", "apps.OwnFastAPI", "uvicorn"),
+        ("router", "fastapi.routing.APIRouter", "uvicorn"),
+        ("starlette", "starlette.applications.Starlette", "uvicorn"),
+        ("flask", "flask.app.Flask", "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker"),
+        ("bare", "ASGI application", "uvicorn"),
+        ("function", "ASGI application", "uvicorn"),
+    ],
+)
+def test_an_application_in_place_of_a_handler(
+    unisock: Start, tmp_path: Path, name: str, what: str, run: str
+) -> None:
+    (tmp_path / "apps.py").write_text(APPLICATIONS)
+    command = unisock("serve", f"apps:{name}", ON)
+    assert command.wait() == 2
+    parts = (what, "no handler", "apps:HANDLER", f"`{run} apps:{name}`")
+    assert_one_line(command, f"apps:{name} is a", *parts)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "start", "parts"),
+    [
+        (["serve", "chat:room", ON, "--prot=1"], "unisock serve: ", ["--prot=1", "mean --port?"]),
+        (["serve", "chat:room", ON, "--nothing"], "unisock serve: ", ["--nothing", "serve --help"]),
+        (["serve", "chat:room", "x", ON], "unisock serve: ", ["arguments: x (see unisock serve"]),
+        (["serve", "chat:room", ON, "--workers"], "unisock serve: ", ["--workers"]),
+        (["doctor", "--jsn"], "unisock doctor: ", ["mean --json?", "unisock doctor --help"]),
+        (["--verson", "doctor"], "unisock: ", ["mean --version?", "(see unisock --help)"]),
+    ],
+)
+def test_an_unknown_option_is_told_by_its_command(
+    unisock: Start, arguments: list[str], start: str, parts: list[str]
+) -> None:
+    command = unisock(*arguments)
+    assert command.wait() == 2
+    assert_one_line(command, start, *parts)
+    assert "--worker;" not in command.errors()
+    assert "mean --worker" not in command.errors()
 
 
 def test_version(unisock: Start) -> None:
@@ -169,7 +243,7 @@ def test_help(unisock: Start) -> None:
 
 def test_help_tells_the_order_of_ports(unisock: Start) -> None:
     command = unisock("serve", "--help")
-    while "asgi, starlette, fastapi, falcon, flask, aiohttp" not in command.line():
+    while command.line() != "asgi, starlette, fastapi, falcon, flask, aiohttp.":
         continue
     assert command.wait() == 0
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import signal
 import socket
@@ -14,7 +15,7 @@ from websockets.exceptions import ConnectionClosed, InvalidStatus
 from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
-from tests.cli.command import Command, Start
+from tests.cli.command import Command, Start, hide
 from unisock.serving import FRAMEWORKS
 
 QUIET = "--log-level=warning"
@@ -171,12 +172,39 @@ def test_path_and_dotted_attribute(unisock: Start, echo: str, name: str) -> None
     command = unisock(
         "serve", f"{echo}.room", f"--on={name}", "--port=0", "--path=/rooms/{n:int}", QUIET
     )
-    url = command.line()
-    assert url.endswith("/rooms/{n:int}")
-    with connect(url.replace("{n:int}", "7")) as connection:
-        assert connection.recv(timeout=10) == '{"n":7}'
-    with pytest.raises(InvalidStatus), connect(url.replace("{n:int}", "x")):
+    url, template = command.line().split()
+    assert url.endswith("/rooms/1")
+    assert template == "(/rooms/{n:int})"
+    with connect(url) as connection:
+        assert connection.recv(timeout=10) == '{"n":1}'
+    with pytest.raises(InvalidStatus), connect(f"{url}x"):
         pytest.fail("a path that does not match was accepted")
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_what_is_printed_can_be_opened(unisock: Start, echo: str, name: str) -> None:
+    """Whatever the parameters are, and where it listens on every address."""
+    path = "/r\u00e4ume/{room}/{n:int}/{x:float}/{id:uuid}/{rest:path}"
+    command = unisock(
+        "serve", f"{echo}.rooms", f"--on={name}", "--port=0", "--host=0.0.0.0", f"--path={path}",
+        QUIET,
+    )  # fmt: skip
+    url, _, note = command.line().partition("  ")
+    assert urlsplit(url).hostname == "127.0.0.1"
+    assert note == f"({path}; on all addresses, 0.0.0.0)"
+    with connect(url) as connection:
+        told = json.loads(connection.recv(timeout=10))
+    assert told == ["room", 1, 1.5, "00000000-0000-4000-8000-000000000000", "rest"]
+
+
+def test_every_address_of_ipv6(unisock: Start, echo: str) -> None:
+    if not socket.has_dualstack_ipv6():
+        pytest.skip("this machine has no IPv6")
+    command = unisock("serve", echo, "--on=asgi,flask", "--port=0", "--host=::", QUIET)
+    for name, url in command.labelled_urls(2).items():
+        assert url.startswith("ws://[::1]:"), name
+        with connect(url) as connection:
+            assert echoes(connection), name
 
 
 @pytest.mark.parametrize("name", FRAMEWORKS)
@@ -205,6 +233,41 @@ def test_a_signal_during_the_import_of_the_handler(
     command.send(number)
     assert command.wait() == 0
     assert command.errors() == ""
+
+
+# Several of them
+
+
+def test_a_list_of_frameworks(unisock: Start, echo: str, free_ports: int) -> None:
+    """Consecutive ports in the list's own order, and one end for all."""
+    names = ["flask", "aiohttp", "starlette"]
+    command = unisock("serve", echo, f"--on={','.join(names)}", f"--port={free_ports}", QUIET)
+    urls = command.labelled_urls(3)
+    assert urls == {name: f"ws://127.0.0.1:{free_ports + n}/" for n, name in enumerate(names)}
+    with ExitStack() as stack:
+        connections = connect_all(stack, urls)
+        assert all(echoes(connection) for connection in connections.values())
+        command.send(signal.SIGTERM)
+        assert {close_code(each) for each in connections.values()} <= set(SERVER_STOPS)
+    assert command.wait_for_parent() == 0
+    assert command.errors() == ""
+
+
+def test_all_are_those_that_are_installed(
+    unisock: Start, echo: str, tmp_path: Path, free_ports: int
+) -> None:
+    hide(tmp_path, "falcon", "gevent")
+    command = unisock("serve", echo, "--on=all", f"--port={free_ports}", QUIET)
+    names = ["asgi", "starlette", "fastapi", "aiohttp"]
+    urls = command.labelled_urls(4)
+    assert urls == {name: f"ws://127.0.0.1:{free_ports + n}/" for n, name in enumerate(names)}
+    for url in urls.values():
+        with connect(url) as connection:
+            assert echoes(connection)
+    assert command.errors() == (
+        "unisock serve: left out, for they are not installed: falcon, flask "
+        "(pip install 'unisock[falcon,flask]')\n"
+    )
 
 
 # All of them
@@ -246,10 +309,9 @@ def test_all_take_a_free_port_each(unisock: Start, echo: str) -> None:
     )  # fmt: skip
     urls = command.urls()
     assert len(set(urls.values())) == len(FRAMEWORKS)
-    for name, url in urls.items():
-        room = url.replace("{n:int}", "7")
+    for name, room in urls.items():
         with connect(room) as connection:
-            assert connection.recv(timeout=10) == '{"n":7}', name
+            assert connection.recv(timeout=10) == '{"n":1}', name
         assert refusal(room, "https://a.example") is None
         assert refusal(room, "https://b.example") is None
         assert refusal(room, "https://c.example") == 403

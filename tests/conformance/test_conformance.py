@@ -28,8 +28,9 @@ def row(request: pytest.FixtureRequest) -> Row:
 
 
 def test_no_row_is_left_out() -> None:
-    """Each ASGI framework on each ASGI server, and Flask on each of its own."""
+    """Each ASGI framework on each ASGI server, two on Daphne, and Flask on each of its own."""
     frameworks = ("asgi", "starlette", "fastapi", "falcon")
+    on_daphne = frameworks[:2]
     servers = (
         "uvicorn websockets-sansio",
         "uvicorn websockets",
@@ -44,7 +45,9 @@ def test_no_row_is_left_out() -> None:
         "gunicorn unisock",
         "gunicorn stock",
     )
-    expected = [(f, s) for f in frameworks for s in servers] + [("flask", s) for s in flask]
+    expected = [
+        (f, s) for f in frameworks for s in (*servers, *(["daphne"] if f in on_daphne else []))
+    ] + [("flask", s) for s in flask]
     assert [(row.framework, row.server) for row in ROWS] == expected
 
 

@@ -45,8 +45,10 @@ def test_a_lack_is_shown_with_its_reason(servers: ModuleType) -> None:
         row("falcon", "bad", close_code="it says 1006"),
     ]
     lines = servers.table(rows).splitlines()
-    assert "| good | starlette | yes | yes | yes | yes | yes |" in lines
-    assert "| bad | starlette, falcon | yes | yes | yes | no <sup>1</sup> | yes |" in lines
+    assert "| good | starlette | yes | yes | yes | yes | yes | yes | yes |" in lines
+    assert (
+        "| bad | starlette, falcon | yes | yes | yes | no <sup>1</sup> | yes | yes | yes |" in lines
+    )
     assert "1. it says 1006" in lines
 
 
@@ -56,7 +58,10 @@ def test_what_one_framework_lacks_stands_with_it(servers: ModuleType) -> None:
         row("falcon", "x", slow="it is slow"),
     ]
     lines = servers.table(rows).splitlines()
-    assert "| x <sup>1</sup> | asgi <sup>2</sup>, falcon | yes | yes | yes | yes | yes |" in lines
+    assert (
+        "| x <sup>1</sup> | asgi <sup>2</sup>, falcon | yes | yes | yes | yes | yes | yes | yes |"
+        in lines
+    )
     assert lines[-2:] == ["1. it is slow", "2. it has none"]
 
 

@@ -30,8 +30,8 @@ def url(request: pytest.FixtureRequest) -> Iterator[str]:
     )
     try:
         assert process.stdout is not None
-        url = process.stdout.readline().split()[-1]
-        yield url.removesuffix("{room}")
+        url = process.stdout.readline().split()[0]
+        yield url.removesuffix("room")
     finally:
         process.terminate()
         process.communicate(timeout=PATIENCE)

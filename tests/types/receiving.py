@@ -73,6 +73,7 @@ async def reads_the_handshake(ws: WebSocket) -> None:
     assert_type(ws.request, Any)
     assert_type(ws.capabilities, Capabilities)
     assert_type(ws.capabilities.close_code, bool)
+    assert_type(ws.capabilities.own_close_code, bool)
 
 
 async def sends_and_ends(ws: WebSocket) -> None:

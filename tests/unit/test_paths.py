@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 import uuid
+from urllib.parse import unquote
 
 import pytest
 
@@ -30,10 +31,19 @@ def names(path: str) -> list[str]:
         ("/files/{rest:path}", ["files", "rest:path"]),
         ("/{_a1}/{B:str}", ["_a1:str", "B:str"]),
         ("/a.b-c~é/%20", ["a.b-c~é", "%20"]),
+        ("/:/:1/a:b/v1:list", [":", ":1", "a:b", "v1:list"]),
     ],
 )
 def test_templates(path: str, segments: list[str]) -> None:
     assert names(path) == segments
+
+
+def test_an_example_is_a_url_of_what_matches() -> None:
+    path = "/é%20/{room}/{n:int}/{x:float}/{id:uuid}/{rest:path}"
+    template = PathTemplate.parse(path)
+    example = template.example()
+    assert example == f"/%C3%A9%2520/room/1/1.5/{uuid.UUID(int=0x40008000 << 48)}/rest"
+    assert template.match(unquote(example)) is not None
 
 
 def test_rendering() -> None:
@@ -55,7 +65,14 @@ def test_rendering() -> None:
         ("/a#b", "no query"),
         ("/a b", "no query, space"),
         ("/a\n", "no query, space"),
-        ("/<a>", "no query"),
+        ("/<a>", "no query.*; write '/{a}'$"),
+        ("/<string:a>/<int:b>", "; write '/{a}/{b:int}'$"),
+        ("/x/<path:rest>", "; write '/x/{rest:path}'$"),
+        ("/<slug:a>", r"no query.*'/<slug:a>'$"),
+        ("/x<a>", r"no query.*'/x<a>'$"),
+        ("/(?P<a>x)", r"no query.*'/\(\?P<a>x\)'$"),
+        ("/:a", "a parameter is written {a}, not :a, in '/:a'"),
+        ("/rooms/:room_1/x", "written {room_1}, not :room_1"),
         ("/a\\b", "no query"),
         ("/{}", "not a parameter's name"),
         ("/{:int}", "not a parameter's name"),

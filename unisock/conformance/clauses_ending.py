@@ -154,7 +154,8 @@ async def test_a_full_inbox_pauses_reading_and_drops_nothing(server: Server) -> 
             sending = _Sending(client)
             await sending.until_it_stands_still()
             # What is on its way is in the kernel's buffers, and not in the process.
-            assert await _memory(other) - before < _UNREAD_COUNT * len(_UNREAD) // 3, bound
+            is_bounded = await _memory(other) - before < _UNREAD_COUNT * len(_UNREAD) // 3
+            assert is_bounded or server.row.without("pauses"), bound
             await other.send("drain")
             await sending.task
             await client.close()
@@ -217,6 +218,8 @@ async def test_a_send_notices_the_end_behind_a_full_inbox(server: Server) -> Non
         end = [*server.row.sees(4006, "left")]
         noticed = await raw.journal("noticed")
         raised = None if server.row.without("failing_send") else end
+        if server.row.without("unsure_send"):
+            raised = noticed["raised"] and end
         assert noticed == {"raised": raised, "got": sent, "after": end}
 
 
@@ -537,8 +540,7 @@ async def test_after_the_own_close_no_unread_message_is_given(server: Server) ->
     """A receive raises, though messages had come."""
     async with server.raw("/ending/own-close-unread") as raw:
         await raw.send_frames((1, b"first"), (1, b"unread"), (2, b"unread"))
-        close = await raw.recv_frame()
-        assert close.payload == (4011).to_bytes(2) + b"own"
-        await raw.send_frame(8, close.payload)
+        assert await raw.closed() == (4011, "own")
+        await raw.send_frame(8, (4011).to_bytes(2))
         outcomes = (await raw.journal("outcomes"))["outcomes"]
         await _check_outcomes(outcomes, 4011, "own")

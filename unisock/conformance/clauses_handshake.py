@@ -256,9 +256,12 @@ async def test_headers(server: Server) -> None:
     if latin is not None:
         sent.append(("X-Latin", latin))
     async with server.raw("/handshake/headers", headers=sent) as raw:
+        lines = ["one", "two, three", ""]
+        if server.row.without("repeated_lines"):
+            lines = [",".join(lines)]
         assert await _told(raw) == {
-            "first": "one",
-            "all": ["one", "two, three", ""],
+            "first": lines[0],
+            "all": lines,
             "spelled": [True, True, False],
             "names": ["x-latin"] * (latin is not None) + ["x-other", "x-twice"],
             "latin-1": latin,
@@ -278,8 +281,9 @@ async def test_cookies(server: Server) -> None:
         ("Cookie", "a=3; e=last"),
     ]
     async with server.raw("/handshake/cookies", headers=cookies) as raw:
+        last = ",a=3" if server.row.without("repeated_lines") else ""
         told = await _told(raw)
-        assert told == {"a": "1", "b": "two words", "c": "x=y", "d": "", "e": "last"}
+        assert told == {"a": "1", "b": "two words", "c": "x=y", "d": last, "e": "last"}
     async with server.connect("/handshake/cookies") as client:
         assert await _told(client) == {}
 

@@ -332,9 +332,27 @@ _OTHERS = [
     ("[::1]:8000", "http://[::1]"),
     ("localhost:8000", "http://127.0.0.1:8000"),
 ]
+_NO_URLS = (
+    "",
+    "nonsense",
+    "app.example:8000",
+    "http://app.example:port",
+    "http://app.example:8000.evil.example",
+)
+
+
+async def _is_odd(server: Server, path: str, host: str, origin: str) -> bool:
+    """Whether the server itself finds fault with an Origin; the handler does not run then."""
+    if origin not in _NO_URLS or not server.row.without("odd_origin"):
+        return False
+    response = await server.handshake(path, host=host, headers={"Origin": origin})
+    assert response.status == 400
+    return True
 
 
 async def _check_passes(server: Server, path: str, host: str, *origins: str) -> None:
+    if any([await _is_odd(server, path, host, origin) for origin in origins]):
+        return
     headers = [("Origin", origin) for origin in origins]
     async with server.raw(path, host=host, headers=headers) as raw:
         assert await raw.journal("ran") == {"origin": origins[0] if origins else None}
@@ -342,6 +360,8 @@ async def _check_passes(server: Server, path: str, host: str, *origins: str) -> 
 
 
 async def _check_stopped(server: Server, path: str, host: str, origin: str) -> None:
+    if await _is_odd(server, path, host, origin):
+        return
     mark = server.log_mark()
     headers = {"Origin": origin}
     response = await server.check_rejected(path, 403, host=host, headers=headers)

@@ -61,7 +61,10 @@ _EVERY_TYPE: list[str | bytes] = [
 async def test_each_send_takes_its_types(server: Server) -> None:
     """Text goes as text and every bytes-like object as binary."""
     async with server.connect("/sending/types") as client:
-        assert [await client.recv() for _ in _EVERY_TYPE] == _EVERY_TYPE
+        expected = list(_EVERY_TYPE)
+        if server.row.without("empty_binary"):
+            expected.remove(b"")
+        assert [await client.recv() for _ in expected] == expected
         assert await client.closed() == (1000, "")
 
 
@@ -206,6 +209,7 @@ async def send_from_tasks(ws: WebSocket) -> None:
         for task in range(_TASKS):
             group.create_task(send_all(task))
     journal(ws, "sent")
+    await ws.receive()  # not all may have been read
 
 
 @clause("5.3")
@@ -226,6 +230,7 @@ async def test_sends_of_several_tasks_do_not_interleave(server: Server) -> None:
             seen[letter] += 1
         assert set(seen.values()) == {_MESSAGES}
         await client.journal("sent")
+        await client.send("all read")
 
 
 # 5.4 Back-pressure
@@ -301,6 +306,9 @@ async def test_a_send_waits_while_the_peer_does_not_read(server: Server) -> None
     async with server.connect("/sending/watch/slow") as watcher:
         _, memory_before = await _watch(watcher)
         async with server.raw("/sending/flood/slow") as raw:
+            if server.row.without("send_waits"):
+                await raw.journal("finished")
+                return
             await until_blocked(watcher)
             _, memory_blocked = await _watch(watcher)
             assert memory_blocked - memory_before < 2 * _BOUND
@@ -315,6 +323,8 @@ async def test_a_send_waits_while_the_peer_does_not_read(server: Server) -> None
 @clause("5.4")
 async def test_a_waiting_send_ends_when_the_peer_leaves(server: Server) -> None:
     """A reset wakes the send that waits: it raises 1006."""
+    if server.row.without("send_waits"):
+        return
     async with (
         server.connect("/sending/watch/reset") as watcher,
         server.raw("/sending/flood/reset") as raw,
@@ -327,6 +337,8 @@ async def test_a_waiting_send_ends_when_the_peer_leaves(server: Server) -> None:
 @clause("5.4", "6.2")
 async def test_a_waiting_send_ends_when_the_peer_closes(server: Server) -> None:
     """A close frame of a peer that does not read ends the send that waits for it."""
+    if server.row.without("send_waits"):
+        return
     async with (
         server.connect("/sending/watch/close") as watcher,
         server.raw("/sending/flood/close") as raw,
@@ -361,6 +373,8 @@ async def cancel_sends(ws: WebSocket) -> None:
 @clause("5.3")
 async def test_a_cancelled_send_leaves_no_part_of_a_message(server: Server) -> None:
     """A send that is cancelled while it waits has sent its message whole or not at all."""
+    if server.row.without("send_waits"):
+        return
     async with server.raw("/sending/cancelled") as raw:
         await raw.journal("cancelled")
         last = -1

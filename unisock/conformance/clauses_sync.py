@@ -424,7 +424,9 @@ async def test_a_sync_handler_reads_the_handshake(server: Server) -> None:
             "url": server.url(f"{path}&id={raw.id}"),
             "path": ["/sync/handshake/7/x y", ["n", "int", 7], ["name", "str", "x y"]],
             "query": ["1", "2"],
-            "headers": ["one", ["one", "two"]],
+            "headers": ["one,two", ["one,two"]]
+            if server.row.without("repeated_lines")
+            else ["one", ["one", "two"]],
             "cookies": {"a": "1", "b": "x"},
             "client": own,
             "subprotocols": ["v1", "v2"],
@@ -701,6 +703,7 @@ def send_from_threads(ws: SyncWebSocket) -> None:
     for join in joins:
         join()
     journal(ws, "sent")
+    ws.receive()  # not all may have been read
 
 
 @clause("9.2", "5.3")
@@ -719,6 +722,7 @@ async def test_sends_of_several_threads_do_not_interleave(server: Server) -> Non
             seen[letter] += 1
         assert set(seen.values()) == {_MESSAGES}
         await client.journal("sent")
+        await client.send("all read")
 
 
 _FLOOD_MESSAGE = b"\xab" * 65536
@@ -742,6 +746,7 @@ def flood(ws: SyncWebSocket) -> None:
     except WebSocketDisconnect as exc:
         journal(ws, "disconnected", code=exc.code, reason=exc.reason)
     else:
+        journal(ws, "finished")
         ws.send("finished")
 
 
@@ -760,6 +765,9 @@ async def test_a_slow_peer_blocks_its_sync_sender_alone(server: Server) -> None:
         await watcher.send("memory")
         _, _, memory_before = json.loads(await watcher.recv())
         async with server.raw("/sync/flood/slow") as raw:
+            if server.row.without("send_waits"):
+                await raw.journal("finished")
+                return
             await until_blocked(watcher)
             await watcher.send("memory")
             _, _, memory_blocked = json.loads(await watcher.recv())
@@ -949,9 +957,8 @@ async def test_after_its_own_close_a_sync_handler_gets_its_code(server: Server) 
         await _check_outcomes(outcomes["outcomes"], 4010, "own")
     async with server.raw("/sync/own-close-unread") as raw:
         await raw.send_frames((1, b"unread"), (2, b"unread"), (1, b"first"))
-        close = await raw.recv_frame()
-        assert close.payload == (4011).to_bytes(2) + b"own"
-        await raw.send_frame(8, close.payload)
+        assert await raw.closed() == (4011, "own")
+        await raw.send_frame(8, (4011).to_bytes(2))
         await raw.eof()
         await _check_outcomes((await raw.journal("outcomes"))["outcomes"], 4011, "own")
 
@@ -1058,6 +1065,6 @@ async def test_a_message_over_the_limit_closes_a_sync_handler_with_1009(server: 
         await raw.send_frame(2, b"x" * 1000)
         assert (await raw.recv_frame()).payload == b"1000"
         await raw.send_frame(2, b"x" * 1001)
-        assert (await raw.closed())[0] == 1009
+        assert (await raw.closed())[0] == server.row.sends(1009)[0]
         await raw.eof()
         assert await raw.journal("end") == {"code": 1009}

@@ -78,6 +78,14 @@ class Row:
             reason = ""
         return code, reason
 
+    def sends(self, code: int, reason: str = "") -> tuple[int, str]:
+        """What the peer gets of the own close with `code` and `reason`."""
+        if 1000 < code < 3000 and code not in (1005, 1006) and self.without("own_close_code"):
+            code += 3000
+        if reason and self.without("own_close_reason"):
+            reason = ""
+        return code, reason
+
 
 # The project's own matrix
 
@@ -160,6 +168,25 @@ _GRANIAN = {
     "key": "granian 2.8 accepts any key",
     "error_codes": "granian 2.8 closes without a code on most protocol errors",
 }
+_DAPHNE = {
+    "accept_headers": "Daphne 4.2 drops the headers of websocket.accept",
+    "http_rejection": "Daphne 4.2 answers each rejection with its own 403",
+    "close_reason": "Daphne 4.2 tells the application no reason",
+    "own_close_code": "Daphne 4.2 takes the codes 1000 and 3000 to 4999: 4011 is sent for 1011",
+    "own_close_reason": "Daphne 4.2 drops the reason of websocket.close",
+    "send_waits": "Daphne 4.2 holds all that a peer does not read: no send ever waits",
+    "pauses": "Daphne 4.2 reads on, and holds all that a handler has not taken",
+    "empty_binary": "Daphne 4.2 drops binary messages that are empty",
+    "repeated_lines": "Daphne 4.2 joins the lines of a repeated request header, Cookie too",
+    "odd_origin": "Daphne 4.2 answers an Origin that is no URL with 400",
+    "shutdown": "Daphne 4.2 cuts its connections when it stops",
+    "prompt_log": "Daphne 4.2 logs an application's error up to a second later",
+    "error_codes": "Daphne 4.2 ends the TCP connection on a protocol error",
+    "header_answer": "Daphne 4.2 does not answer when a header is too long",
+    "version": "Daphne 4.2 accepts version 8",
+    "http_1_0": "Daphne 4.2 accepts handshakes of HTTP/1.0",
+    "unsure_send": "Daphne 4.2 may let sends to a peer that has gone pass: a receive tells",
+}
 _GEVENT_RESET = "gevent 26.9 logs tracebacks for a client that resets amid its handshake"
 _UPGRADED = "gevent-websocket 0.10 has sent the 101 before the application is asked"
 _GUNICORN = {"sigint": "gunicorn's SIGINT is its quick shutdown: it cuts every connection"}
@@ -234,6 +261,7 @@ _SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "uvicorn wsproto": _UVICORN_WSPROTO,
         "hypercorn": _HYPERCORN,
         "granian": _GRANIAN,
+        "daphne": _DAPHNE,
         "WSGIServer unpatched": {},
         "WSGIServer patched": {},
         "WSGIServer stock": _STOCK,
@@ -241,8 +269,10 @@ _SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "gunicorn stock": {**_STOCK, **_GUNICORN},
     }
 )
-_ASGI_SERVERS = tuple(_SERVERS)[:5]
-_WSGI_SERVERS = tuple(_SERVERS)[5:]
+_ASGI_SERVERS = tuple(_SERVERS)[:6]
+_WSGI_SERVERS = tuple(_SERVERS)[6:]
+# What Daphne lacks has nothing to do with a framework: two of them show it.
+_NOT_ON_DAPHNE = ("fastapi", "falcon")
 
 
 def _capabilities(lacks: Mapping[str, str]) -> Capabilities:
@@ -252,6 +282,8 @@ def _capabilities(lacks: Mapping[str, str]) -> Capabilities:
 def _rows() -> Iterator[Row]:
     for framework, forms in _FORMS.items():
         for server in _WSGI_SERVERS if framework == "flask" else _ASGI_SERVERS:
+            if server == "daphne" and framework in _NOT_ON_DAPHNE:
+                continue
             lacks = {**_SERVERS[server], **forms.get("lacks", {})}
             yield Row(
                 name=f"{framework} on {server}",

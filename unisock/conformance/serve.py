@@ -355,6 +355,19 @@ def _hypercorn(app: ASGI, port: int) -> None:
     asyncio.run(serve(believing, config))
 
 
+def _daphne(app: ASGI, port: int) -> None:
+    from daphne.server import Server  # type: ignore[import-untyped]  # has no types
+
+    Server(
+        app,
+        endpoints=[f"tcp:{port}:interface=127.0.0.1"],
+        # Its own defaults are 1 MiB.
+        websocket_max_message_size=2**24,
+        websocket_max_frame_size=2**24,
+        application_close_timeout=GRACE,
+    ).run()
+
+
 def _granian(framework: str, port: int) -> None:
     from granian.constants import Interfaces, Loops
     from granian.server import Server
@@ -434,6 +447,8 @@ def main(framework: str, server: str, port: int) -> None:
         _gevent(variant, port)
     elif kind == "granian":
         _granian(framework, port)
+    elif kind == "daphne":
+        _daphne(FRAMEWORKS[framework](), port)
     elif kind == "hypercorn":
         _hypercorn(_below(FRAMEWORKS[framework]()), port)
     else:  # believes 127.0.0.1 by itself
