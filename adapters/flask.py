@@ -21,7 +21,6 @@ from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
 from unisock.transport import HTTPError
 
 from .gevent import (
-    STOCK,
     GeventHandshake,
     GeventTransport,
     UpgradedTransport,
@@ -94,7 +93,9 @@ def view(
     def websocket_view(**path_params: Any) -> Response:
         environ = request.environ
         server_handler = request_handler(environ)
-        transport_class = UpgradedFlaskTransport if environ.get(STOCK) else FlaskTransport
+        # The server's own handler class has upgraded, or what the application did with it.
+        is_upgraded = server_handler.websocket is not None
+        transport_class = UpgradedFlaskTransport if is_upgraded else FlaskTransport
         transport = transport_class(
             FlaskHandshake(environ, path_params),
             server_handler,

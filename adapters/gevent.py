@@ -35,8 +35,13 @@ import gevent.event
 from gevent.pywsgi import WSGIHandler
 from gevent.ssl import SSLSocket
 from geventwebsocket.handler import (  # type: ignore[import-untyped]  # there are no stubs
+    Client,
+)
+from geventwebsocket.handler import (
     WebSocketHandler as StockWebSocketHandler,
 )
+from geventwebsocket.websocket import Stream  # type: ignore[import-untyped]  # as above
+from geventwebsocket.websocket import WebSocket as StockWebSocket
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader
 from websockets.frames import Frame, Opcode
@@ -61,7 +66,7 @@ protocol_logger.setLevel(logging.WARNING)
 UPGRADE = "unisock.upgrade"
 """The key in the WSGI environ under which `WebSocketHandler` waits for `accept`."""
 STOCK = "wsgi.websocket"
-"""The key under which gevent-websocket leaves a connection that it has upgraded."""
+"""The key of gevent-websocket's own `WebSocket`, for code that is written for that package."""
 
 _READ_SIZE = 64 * 1024
 # Amid a large frame: each piece that is joined to it may move all that came before.  Not
@@ -87,6 +92,9 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     upgrade waits until a unisock handler accepts, so that it may choose a
     subprotocol, add headers, or answer with a response of its own.
 
+    Code that is written for gevent-websocket finds its ``wsgi.websocket`` in the
+    environ.  The first use of that object is the upgrade.
+
     The head of any request is bounded in time and size, for pywsgi waits for ever.
 
     Attributes:
@@ -104,6 +112,10 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     _has_read = False
     unisock_answered = False
     """Whether the handshake was answered here: WSGI then answers nothing more."""
+    unisock_serves = False
+    """Whether a unisock handler has the connection."""
+    websocket: Any = None
+    """The `WebSocket` of gevent-websocket, once it has the connection."""
 
     def read_requestline(self) -> str:
         """As pywsgi's, in time."""
@@ -131,13 +143,61 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             WSGIHandler.run_application(self)
             return
         environ[UPGRADE] = self
+        websocket = environ[STOCK] = _StockWebSocket(self)
+        environ[f"{STOCK}_version"] = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
         try:
             WSGIHandler.run_application(self)
+            if self.status is None:
+                # Applications for gevent-websocket give no response.  This one has not
+                # used its `WebSocket` either: the client sees an upgrade and a close.
+                self.upgrade(websocket)
         finally:
             # Whatever the answer: a client that was refused the upgrade may
             # have sent frames, and they must not be taken for a request.
             self.close_connection = True
             del environ[UPGRADE]
+            environ[STOCK] = None
+            if self.websocket is not None:
+                self._end_websocket()
+
+    def upgrade(self, websocket: _StockWebSocket) -> None:
+        """Answer the handshake, and hand the connection over to gevent-websocket.
+
+        Raises:
+            GreenletExit: the handshake is not valid, and the answer says so.  This ends the
+                application without a log: gevent-websocket does not call it at all.
+            RuntimeError: a unisock handler has the connection, or the application has
+                given another answer.
+        """
+        if self.unisock_serves:
+            raise RuntimeError(f"a unisock handler serves this connection: do not use {STOCK}")
+        if self.headers_sent:
+            raise RuntimeError(f"{STOCK} is used too late: the handshake is answered")
+        handshake = GeventHandshake(self.environ, {})
+        response = _answer_to_handshake(self, handshake, ServerProtocol(logger=protocol_logger))
+        accepted = response.status_code == 101
+        # A `geventwebsocket.Resource` knows which subprotocol its application speaks.
+        app_protocol = getattr(self.application, "app_protocol", None)
+        if accepted and app_protocol is not None:
+            subprotocol = app_protocol(websocket.path_info)
+            if subprotocol in handshake.subprotocols:
+                response.headers["Sec-WebSocket-Protocol"] = subprotocol
+        self.answered(_status_line(response), len(response.body))
+        self.socket.sendall(response.serialize())
+        if not accepted:
+            raise gevent.GreenletExit
+        self.websocket = websocket
+        websocket.open(self.environ)
+        # All that a server has, for those who send to all.
+        self.server.clients = getattr(self.server, "clients", {})
+        self.server.clients[self.client_address] = Client(self.client_address, websocket)
+
+    def _end_websocket(self) -> None:
+        """Close it, as gevent-websocket's handler does when the application has returned."""
+        del self.server.clients[self.client_address]
+        if not self.websocket.closed:
+            self.websocket.close()
+        self.websocket = None
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -196,6 +256,35 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         self.status = self._orig_status = status
         self.code = int(status.partition(" ")[0])
         self.response_length = length
+
+
+class _StockWebSocket(StockWebSocket):  # type: ignore[misc]  # untyped package
+    """A `WebSocket` of gevent-websocket, whose first use is the upgrade.
+
+    Before that it has none of the attributes that the constructor sets.
+    """
+
+    __slots__ = ("_request_handler", "path_info")
+
+    def __init__(self, request_handler: WebSocketHandler) -> None:
+        self._request_handler = request_handler
+        # Before a dispatcher within the application changes it.
+        self.path_info: str = request_handler.environ["PATH_INFO"]
+
+    def __getattr__(self, name: str) -> Any:
+        """Upgrade: an attribute is not there yet, and whatever is done with this reads one."""
+        # There is one more that is not there, as `hasattr` may find.
+        if name not in StockWebSocket.__slots__ or self._request_handler.websocket is self:
+            raise AttributeError(name)
+        self._request_handler.upgrade(self)
+        return getattr(self, name)
+
+    def __del__(self) -> None:
+        """The request handler closes it."""
+
+    def open(self, environ: dict[str, Any]) -> None:
+        """Have the attributes of one that is open."""
+        super().__init__(environ, Stream(self._request_handler), self._request_handler)
 
 
 class _HeadTooLarge(ValueError):
@@ -273,6 +362,11 @@ class GeventHandshake(Handshake):
         """``REMOTE_ADDR`` and ``REMOTE_PORT``, which a proxy fix may have changed."""
         host, port = self._environ.get("REMOTE_ADDR"), self._environ.get("REMOTE_PORT", "")
         return Address(host, int(port)) if host and port.isdigit() else None
+
+    @property
+    def request(self) -> Any:
+        """The environ itself."""
+        return self._environ
 
 
 def request_handler(environ: Mapping[str, Any]) -> Any:
@@ -439,27 +533,11 @@ class GeventTransport(Transport):
 
         Must come before anything else.
         """
-        handler = self._request_handler
-        if handler.command != "GET" or handler.request_version != "HTTP/1.1":
-            self.answer(_response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", []))
-            return False
-        if _has_body(handler):
-            # Its bytes would be taken for frames.
-            self.answer(_response(400, b"a WebSocket handshake has no body\n", []))
-            return False
-        try:
-            headers = Headers(self.handshake.raw_headers)
-        except InvalidHeader:
-            self.answer(_response(400, b"a header has a character that none may have\n", []))
-            return False
-        response = self._protocol.accept(Request(handler.path, headers))
+        self._request_handler.unisock_serves = True
+        response = _answer_to_handshake(self._request_handler, self.handshake, self._protocol)
         if response.status_code == 101:
             self._response = response
             return True
-        if "13" not in headers.get_all("Sec-WebSocket-Version"):
-            # Section 4.2.2: tell the versions that are spoken here.
-            response.status_code, response.reason_phrase = 426, "Upgrade Required"
-            response.headers["Sec-WebSocket-Version"] = "13"
         self.answer(response)
         return False
 
@@ -469,8 +547,7 @@ class GeventTransport(Transport):
 
     def answer(self, response: Response) -> None:
         """Answer the handshake with an HTTP response that is no 101."""
-        status = f"{response.status_code} {response.reason_phrase}"
-        self._request_handler.answered(status, len(response.body))
+        self._request_handler.answered(_status_line(response), len(response.body))
         self._write(response.serialize())
 
     def read(self) -> None:
@@ -988,6 +1065,29 @@ def _sessions_of(server: Any) -> _Sessions:
 
         server.close = close_with_sessions
     return sessions
+
+
+def _answer_to_handshake(handler: Any, handshake: Handshake, protocol: ServerProtocol) -> Response:
+    """A 101, unless the handshake is not valid (RFC 6455, section 4.2.1)."""
+    if handler.command != "GET" or handler.request_version != "HTTP/1.1":
+        return _response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", [])
+    if _has_body(handler):
+        # Its bytes would be taken for frames.
+        return _response(400, b"a WebSocket handshake has no body\n", [])
+    try:
+        headers = Headers(handshake.raw_headers)
+    except InvalidHeader:
+        return _response(400, b"a header has a character that none may have\n", [])
+    response = protocol.accept(Request(handler.path, headers))
+    if response.status_code != 101 and "13" not in headers.get_all("Sec-WebSocket-Version"):
+        # Section 4.2.2: tell the versions that are spoken here.
+        response.status_code, response.reason_phrase = 426, "Upgrade Required"
+        response.headers["Sec-WebSocket-Version"] = "13"
+    return response
+
+
+def _status_line(response: Response) -> str:
+    return f"{response.status_code} {response.reason_phrase}"
 
 
 def _response(status_code: int, body: bytes, headers: list[tuple[str, str]]) -> Response:
