@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from random import getrandbits
-from typing import Any
+from typing import Any, TypeAlias
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -56,7 +56,7 @@ from unisock.handshake import Handshake
 from unisock.runtime import run_blocking
 from unisock.transport import ConnectionLost, Inbox, Transport
 
-from .gevent_loop import hub_event_loop
+from .gevent_loop import call_in_greenlet, hub_event_loop
 from .gevent_runtime import GreenletRuntime
 
 # The sans-I/O protocol tells of each connection at level INFO.
@@ -143,7 +143,7 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             WSGIHandler.run_application(self)
             return
         environ[UPGRADE] = self
-        websocket = environ[STOCK] = _StockWebSocket(self)
+        websocket = environ[STOCK] = _StockWebSocket(self, environ["PATH_INFO"])
         environ[f"{STOCK}_version"] = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
         try:
             WSGIHandler.run_application(self)
@@ -173,7 +173,8 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             raise RuntimeError(f"a unisock handler serves this connection: do not use {STOCK}")
         if self.headers_sent:
             raise RuntimeError(f"{STOCK} is used too late: the handshake is answered")
-        handshake = GeventHandshake(self.environ, {})
+        environ: Any = self.environ
+        handshake = GeventHandshake(environ, {})
         response = _answer_to_handshake(self, handshake, ServerProtocol(logger=protocol_logger))
         accepted = response.status_code == 101
         # A `geventwebsocket.Resource` knows which subprotocol its application speaks.
@@ -187,7 +188,7 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         if not accepted:
             raise gevent.GreenletExit
         self.websocket = websocket
-        websocket.open(self.environ)
+        websocket.open(environ)
         # All that a server has, for those who send to all.
         self.server.clients = getattr(self.server, "clients", {})
         self.server.clients[self.client_address] = Client(self.client_address, websocket)
@@ -266,10 +267,10 @@ class _StockWebSocket(StockWebSocket):  # type: ignore[misc]  # untyped package
 
     __slots__ = ("_request_handler", "path_info")
 
-    def __init__(self, request_handler: WebSocketHandler) -> None:
+    def __init__(self, request_handler: WebSocketHandler, path_info: str) -> None:
         self._request_handler = request_handler
-        # Before a dispatcher within the application changes it.
-        self.path_info: str = request_handler.environ["PATH_INFO"]
+        # A dispatcher within the application changes that of the environ.
+        self.path_info = path_info
 
     def __getattr__(self, name: str) -> Any:
         """Upgrade: an attribute is not there yet, and whatever is done with this reads one."""
@@ -421,11 +422,26 @@ class _NeverAccepted(Exception):
     """Thrown into a first read: there will be no message."""
 
 
+Answer: TypeAlias = tuple[int, bytes, list[tuple[str, str]]]
+"""Status, body and headers of the answer to a handshake."""
+
+
 class GeventTransport(Transport):
     """A connection whose handshake waits for `accept`.
 
     Two greenlets share it: the request's, which reads, and that of the event
     loop, in which the verbs run.  Neither is interrupted but where it waits.
+
+    Args:
+        handshake: the handshake.
+        request_handler: the server's, which has the socket.
+        handler: what is to be served.
+        prepare: what the framework does with the answer to the handshake before it is
+            sent.  It is called once at most, and may block.  Where it makes another
+            status of a 101, the handshake is rejected.
+        ping_interval: seconds between keepalive pings, `None` for none.
+        ping_timeout: seconds until a peer that does not answer one counts as
+            gone, `None` for never.
     """
 
     capabilities = Capabilities()
@@ -436,12 +452,14 @@ class GeventTransport(Transport):
         request_handler: Any,
         handler: MountedHandler,
         *,
+        prepare: Callable[[Answer], Answer],
         ping_interval: float | None,
         ping_timeout: float | None,
     ) -> None:
         self.handshake = handshake
         self.runtime = GreenletRuntime() if handler.blocks else ASYNCIO
         self._request_handler = request_handler
+        self._prepare = prepare
         self._sock: Any = request_handler.socket
         self._fd: int = self._sock.fileno()
         # TLS has no write that does not wait: it is left to the writer.
@@ -481,23 +499,46 @@ class GeventTransport(Transport):
 
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """Send the 101 that `validate` has prepared."""
-        if self._lost:
-            raise ConnectionLost
-        response, self._response = self._response, None
-        assert response is not None
-        if subprotocol is not None:
-            response.headers["Sec-WebSocket-Protocol"] = subprotocol
-        for name, value in headers:
-            response.headers[name] = value
-        self._request_handler.answered("101 Switching Protocols", 0)
-        self._write(response.serialize())
-        self._open()
+
+        def accept() -> None:
+            status_code, body, prepared = self._prepare((101, b"", headers))
+            if self._lost:
+                raise ConnectionLost
+            if status_code != 101:
+                self.answer(_response(status_code, body, prepared))
+                self._disconnect(1006)
+                raise ConnectionLost
+            response, self._response = self._response, None
+            assert response is not None
+            if subprotocol is not None:
+                response.headers["Sec-WebSocket-Protocol"] = subprotocol
+            for name, value in prepared:
+                response.headers[name] = value
+            self._request_handler.answered("101 Switching Protocols", 0)
+            self._write(response.serialize())
+            self._open()
+
+        await self._call(accept)
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Send the response at once; WSGI's own is dropped."""
+
+        def reject() -> None:
+            answer = self._prepare((status_code, body, headers))
+            if self._lost:
+                raise ConnectionLost
+            self.answer(_response(*answer))
+
+        await self._call(reject)
+
+    async def _call(self, function: Callable[[], None]) -> None:
+        """Call what may block; not in the event loop, which others are served on."""
         if self._lost:
             raise ConnectionLost
-        self.answer(_response(status_code, body, headers))
+        if isinstance(self.runtime, GreenletRuntime):
+            function()
+        else:
+            await call_in_greenlet(function)
 
     async def send(self, data: str | bytes) -> None:
         """Write a frame; wait first while too much is still to be written."""
@@ -509,7 +550,8 @@ class GeventTransport(Transport):
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame; the peer has the close timeout to answer it."""
-        if not self._is_open():
+        # A handler may end while a task of it still accepts.
+        if not self._accepted or not self._is_open():
             raise ConnectionLost
         self._protocol.send_close(code, reason)
         self._flush()
@@ -916,12 +958,15 @@ class UpgradedTransport(GeventTransport):
         self._open()
 
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
-        """Nothing is left to do."""
-        if self._lost:
-            raise ConnectionLost
+        """Nothing is left to do, but for the framework."""
+        await self._call(self._tell_framework)
+
+    def _tell_framework(self) -> None:
+        self._prepare((101, b"", []))  # too late to send anything of it
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Close 1008 for 403, else 4000 + status."""
+        await self._call(self._tell_framework)
         await self.close(1008 if status_code == 403 else 4000 + status_code, "")
 
 

@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from starlette import authentication
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
 from starlette.exceptions import HTTPException
@@ -18,6 +19,7 @@ from starlette.requests import HTTPConnection
 from starlette.routing import Router, WebSocketRoute
 
 from unisock import Handler, UnisockError, WebSocketException
+from unisock.handlers import functions_of
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, PathTemplate
 from unisock.transport import HTTPError, HTTPResponse
@@ -60,6 +62,17 @@ class StarletteEndpoint(ASGIApp):
 
     transport_class = StarletteTransport
     handshake_class = StarletteHandshake
+
+    def __init__(self, handler: Handler, **options: Unpack[OptionsDict]) -> None:
+        super().__init__(handler, **options)
+        # The decorator is a function of that module.
+        if any(f.__globals__ is vars(authentication) for f in functions_of(handler)):
+            raise TypeError(
+                "@requires is for handlers of Starlette's own WebSocket, and "
+                f"{self.__name__} gets unisock's: ask ws.request.auth.scopes in the handler and "
+                "raise unisock.HandshakeRejected(403), or mount with middleware=[…], on FastAPI "
+                "with dependencies=[…]"
+            )
 
 
 def endpoint(handler: Handler, **options: Unpack[OptionsDict]) -> StarletteEndpoint:

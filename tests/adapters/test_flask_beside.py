@@ -7,16 +7,14 @@ from __future__ import annotations
 
 import json
 import socket
-import warnings
 from collections.abc import Iterator
 
 import pytest
 import socketio  # type: ignore[import-untyped]  # has no stubs
 from websockets.exceptions import ConnectionClosed
-from websockets.sync.client import connect
 
 from tests.adapters.client import closing, rejection, say, talk
-from tests.servers import RawClient, Server
+from tests.servers import Server
 
 KINDS = ["WSGIServer unpatched", "WSGIServer patched", "gunicorn"]
 
@@ -112,7 +110,8 @@ def tells():
     assert isinstance(ws, StockWebSocket)
     told = [
         environ["wsgi.websocket_version"], ws.version, ws.path, ws.origin, ws.protocol,
-        ws.environ["PATH_INFO"], ws.closed, hasattr(ws, "nonsense"), hasattr(ws, "utf8validate_last"),
+        ws.environ["PATH_INFO"], ws.closed, hasattr(ws, "nonsense"),
+        hasattr(ws, "utf8validate_last"),
         ws.handler.active_client.ws is ws, len(ws.handler.server.clients),
     ]
     ws.send_frame(json.dumps(told), ws.OPCODE_TEXT)
