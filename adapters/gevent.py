@@ -944,6 +944,7 @@ class UpgradedTransport(GeventTransport):
         """The stock handler did; take the connection from its WebSocket."""
         # Closed in the stock handler's eyes, so that it sends nothing more.
         self._request_handler.websocket.closed = True
+        self._prepare((101, b"", []))  # what comes of it can be sent no more
         return True
 
     def refuse(self) -> None:
@@ -958,15 +959,12 @@ class UpgradedTransport(GeventTransport):
         self._open()
 
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
-        """Nothing is left to do, but for the framework."""
-        await self._call(self._tell_framework)
-
-    def _tell_framework(self) -> None:
-        self._prepare((101, b"", []))  # too late to send anything of it
+        """Nothing is left to do."""
+        if self._lost:
+            raise ConnectionLost
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Close 1008 for 403, else 4000 + status."""
-        await self._call(self._tell_framework)
         await self.close(1008 if status_code == 403 else 4000 + status_code, "")
 
 

@@ -354,6 +354,8 @@ def test_what_blocks_in_after_request_keeps_nobody_else(server: FlaskServer, for
 
 
 def test_a_handler_that_gives_up_while_it_accepts_has_accepted(server: FlaskServer) -> None:
+    if stock(server):  # there is nothing to wait for
+        return
     with talk(server, "/times_out?blocks=0.3") as client:
         assert client.recv(30) == "timed out"
 

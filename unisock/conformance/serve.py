@@ -232,10 +232,16 @@ def flask_app() -> Any:
     def tell(sender: Flask, exception: BaseException, **extra: Any) -> None:
         _tell_error(request.query_string.decode(), exception)
 
+    def tell_status(response: Any) -> Any:
+        if "flask-answer" in request.path:
+            journal_as(request.args["id"], "after-request", status=response.status_code)
+        return response
+
     def make(name: str) -> Flask:
         app = Flask(name, static_folder=None)
         app.secret_key = "for the tests"
         app.before_request(lambda: setattr(g, LEFT, "yes"))
+        app.after_request(tell_status)
         got_request_exception.connect(tell, app, weak=False)
         mount_all(app)
         return app
