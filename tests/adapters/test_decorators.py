@@ -239,5 +239,7 @@ def test_decorators_are_applied_in_their_order(server: Server) -> None:
 
 
 def test_a_decorator_may_answer_with_a_response(server: Server, cookie: str) -> None:
-    assert b" 302 " in server.raw("/page").read_head()
+    client = server.raw("/page")
+    with client.socket, client.file:
+        assert b" 302 " in client.read_head()
     assert json.loads(say(server, "/page", additional_headers={"Cookie": cookie}))[0] == "ada"
