@@ -30,6 +30,8 @@ async def chat(ws: WebSocket) -> None:
     await ws.send_text(session["user"])
 
 
+# aiohttp 3.14 warns of keys that are no `web.RequestKey`, as those of this package.
+@pytest.mark.filterwarnings("ignore::aiohttp.web_exceptions.NotAppKeyWarning")
 def test_a_session_lets_in_and_one_that_was_changed_is_no_error(
     caplog: pytest.LogCaptureFixture,
 ) -> None:

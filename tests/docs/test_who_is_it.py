@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
+from websockets.typing import Subprotocol
 
 from tests.docs.documents import commands, files, page
 from tests.docs.test_servers_in_pages import assert_closed, module_of, says, serving, status_of
@@ -63,11 +64,12 @@ def test_a_token_among_the_subprotocols(framework: str, tmp_path: Path) -> None:
     command = f"unisock serve subprotocol:chat --on {framework} --path /chat"
     with serving(PAGE, command, tmp_path) as port:
         url = f"ws://127.0.0.1:{port}/chat"
-        for offered in (["chat"], [TOKEN], ["chat", "other"]):
+        chat, token = Subprotocol("chat"), Subprotocol(TOKEN)
+        for offered in ([chat], [token], [chat, Subprotocol("other")]):
             with pytest.raises(InvalidStatus) as caught, connect(url, subprotocols=offered):
                 pass
             assert caught.value.response.status_code == 401
-        with connect(url, subprotocols=["chat", TOKEN]) as client:
+        with connect(url, subprotocols=[chat, token]) as client:
             assert client.subprotocol == "chat"
             says("ada")(client)
 
