@@ -190,12 +190,14 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         self.websocket = websocket
         websocket.open(environ)
         # All that a server has, for those who send to all.
-        self.server.clients = getattr(self.server, "clients", {})
-        self.server.clients[self.client_address] = Client(self.client_address, websocket)
+        server: Any = self.server
+        server.clients = getattr(server, "clients", {})
+        server.clients[self.client_address] = Client(self.client_address, websocket)
 
     def _end_websocket(self) -> None:
         """Close it, as gevent-websocket's handler does when the application has returned."""
-        del self.server.clients[self.client_address]
+        server: Any = self.server
+        del server.clients[self.client_address]
         if not self.websocket.closed:
             self.websocket.close()
         self.websocket = None

@@ -65,8 +65,9 @@ class StarletteEndpoint(ASGIApp):
 
     def __init__(self, handler: Handler, **options: Unpack[OptionsDict]) -> None:
         super().__init__(handler, **options)
-        # The decorator is a function of that module.
-        if any(f.__globals__ is vars(authentication) for f in functions_of(handler)):
+        # The function that the decorator makes is of that module, whatever its `__module__` says.
+        modules = {function.__globals__.get("__name__") for function in functions_of(handler)}
+        if authentication.__name__ in modules:
             raise TypeError(
                 "@requires is for handlers of Starlette's own WebSocket, and "
                 f"{self.__name__} gets unisock's: ask ws.request.auth.scopes in the handler and "

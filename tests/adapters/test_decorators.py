@@ -94,9 +94,8 @@ def test_a_decorator_of_views_on_an_async_handler_is_refused_at_mount() -> None:
 
 def test_a_decorator_of_views_on_a_hook_is_refused_with_the_class() -> None:
     with pytest.raises(TypeError, match="is `async def`, but a decorator makes a plain function"):
-
-        class Decorated(WebSocketEndpoint):
-            on_connect = login_required(WebSocketEndpoint.on_connect)
+        hook = login_required(WebSocketEndpoint.on_connect)
+        type("Decorated", (WebSocketEndpoint,), {"on_connect": hook})
 
 
 def test_flask_s_decorators_are_a_list() -> None:
