@@ -13,6 +13,8 @@ from typing import Any, TypeAlias, Unpack, cast
 
 from flask import Blueprint, Flask, Response, current_app, g, request, session
 from flask.blueprints import BlueprintSetupState
+from flask.globals import request_ctx
+from flask.sessions import SecureCookieSessionInterface
 from werkzeug.exceptions import HTTPException
 from werkzeug.routing import BaseConverter
 
@@ -90,18 +92,33 @@ class _Answering:
 
     def __init__(self) -> None:
         self._context = contextvars.copy_context()
+        self._app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # of the proxy
+        self._flasks: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]  # as above
         self.error: Exception | None = None
 
-    def __call__(self, answer: Answer) -> Answer:
+    def is_needed(self) -> bool:
+        """Whether there are such functions, or a session to save."""
+        app, session = self._app, self._flasks.session
+        return (
+            any(app.after_request_funcs.values())
+            # There is no public way to those; seen in flask 3.0 to 3.1.
+            or bool(self._flasks._after_request_functions)
+            or type(app).process_response is not Flask.process_response
+            or type(app.session_interface) is not SecureCookieSessionInterface
+            or session.modified
+            or len(session) > 0  # where it is permanent, each response renews it
+        )
+
+    def __call__(self, answer: Answer, /) -> Answer:
         """As `GeventTransport` calls it, from any greenlet."""
-        return self._context.run(self._prepare, answer)
+        return self._context.run(self._prepare, answer) if self.is_needed() else answer
 
     def _prepare(self, answer: Answer) -> Answer:
         status_code, body, headers = answer
-        response: Any = current_app.response_class(body, status_code, headers)
+        response: Any = self._app.response_class(body, status_code, headers)
         if not any(name == "content-type" for name, _ in headers):
             del response.headers["Content-Type"]
-        process = _processing_of(current_app._get_current_object())  # type: ignore[attr-defined]
+        process = _processing_of(self._app)
         request.environ[_ANSWERED] = True
         try:
             response = process(response)

@@ -27,7 +27,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from random import getrandbits
-from typing import Any, TypeAlias
+from typing import Any, Protocol, TypeAlias
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -428,6 +428,21 @@ Answer: TypeAlias = tuple[int, bytes, list[tuple[str, str]]]
 """Status, body and headers of the answer to a handshake."""
 
 
+class Preparation(Protocol):
+    """What the framework does with the answer to a handshake before it is sent."""
+
+    def is_needed(self) -> bool:
+        """Whether there is anything to do; else the answer is sent at once."""
+        ...
+
+    def __call__(self, answer: Answer, /) -> Answer:
+        """What is to be sent; where that is no 101 any more, the handshake is rejected.
+
+        May block.
+        """
+        ...
+
+
 class GeventTransport(Transport):
     """A connection whose handshake waits for `accept`.
 
@@ -438,9 +453,7 @@ class GeventTransport(Transport):
         handshake: the handshake.
         request_handler: the server's, which has the socket.
         handler: what is to be served.
-        prepare: what the framework does with the answer to the handshake before it is
-            sent.  It is called once at most, and may block.  Where it makes another
-            status of a 101, the handshake is rejected.
+        prepare: what the framework does with the answer; called once at most.
         ping_interval: seconds between keepalive pings, `None` for none.
         ping_timeout: seconds until a peer that does not answer one counts as
             gone, `None` for never.
@@ -454,7 +467,7 @@ class GeventTransport(Transport):
         request_handler: Any,
         handler: MountedHandler,
         *,
-        prepare: Callable[[Answer], Answer],
+        prepare: Preparation,
         ping_interval: float | None,
         ping_timeout: float | None,
     ) -> None:
@@ -537,7 +550,7 @@ class GeventTransport(Transport):
         """Call what may block; not in the event loop, which others are served on."""
         if self._lost:
             raise ConnectionLost
-        if isinstance(self.runtime, GreenletRuntime):
+        if isinstance(self.runtime, GreenletRuntime) or not self._prepare.is_needed():
             function()
         else:
             await call_in_greenlet(function)
