@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import asyncio
 import functools
 import json
 from collections.abc import Callable, Iterator
 from typing import Any
 
 import pytest
+from aiohttp import WSServerHandshakeError, web
+from aiohttp.test_utils import TestClient, TestServer
 from fastapi import FastAPI
 from flask import Blueprint, Flask
 from flask_login import login_required  # type: ignore[import-untyped]  # has no stubs
@@ -19,6 +22,7 @@ import unisock
 from tests.adapters.client import rejection, say
 from tests.servers import Server
 from unisock import WebSocket, WebSocketEndpoint
+from unisock.adapters.aiohttp import view as aiohttp_view
 from unisock.adapters.flask import view
 from unisock.adapters.starlette import endpoint
 from unisock.testing import connect
@@ -110,6 +114,28 @@ def test_a_decorator_of_one_s_own_works(decorated: Any) -> None:
         unisock.mount(app, "/ws", decorated)
     with connect(decorated, on="flask"):
         pass
+
+
+def test_on_aiohttp_a_decorator_goes_around_the_view() -> None:
+    def cookie_required(function: Any) -> Any:
+        async def wrapper(request: web.Request) -> web.StreamResponse:
+            if "user" not in request.cookies:
+                raise web.HTTPUnauthorized
+            response: web.StreamResponse = await function(request)
+            return response
+
+        return wrapper
+
+    async def check() -> None:
+        app = web.Application()
+        app.router.add_get("/ws", cookie_required(aiohttp_view(handler)))
+        async with TestClient(TestServer(app)) as client:
+            with pytest.raises(WSServerHandshakeError, match="401"):
+                await client.ws_connect("/ws")
+            async with client.ws_connect("/ws", headers={"Cookie": "user=ada"}) as ws:
+                assert (await ws.receive()).data == 1000
+
+    asyncio.run(check())
 
 
 SOURCE = """

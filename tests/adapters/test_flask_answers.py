@@ -43,6 +43,8 @@ class Stored(SessionInterface):
     kept = {}
 
     def open_session(self, app, request):
+        if "null" in request.args:
+            return None  # as where there is no secret key
         if "stored" not in request.args:
             return cookies.open_session(app, request)
         return SecureCookieSession(self.kept.get(request.args["stored"]))
@@ -54,6 +56,12 @@ class Stored(SessionInterface):
 
 
 cookies, app.session_interface = app.session_interface, Stored()
+
+
+@app.teardown_request
+def tear_down(exc):
+    if "torn" in flask.request.args:
+        told.append(["torn down", repr(exc)])
 
 
 @app.after_request
@@ -166,6 +174,12 @@ async def waits(ws):
     told.append(["left", await ws.wait_closed()])
 
 
+async def echoes(ws):
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)
+
+
 async def ends_while_it_accepts(ws):
     task = asyncio.create_task(ws.accept())
     await asyncio.sleep(0.05)
@@ -181,7 +195,8 @@ async def times_out(ws):
         raise
 
 
-for handler in (accepts, accepts_blocking, rejects, rejects_blocking, aborts, fails, fails_open,
+for handler in (accepts, accepts_blocking, rejects, rejects_blocking, aborts, fails,
+                fails_open, echoes,
                 waits, ends_while_it_accepts, times_out):
     unisock.mount(app, "/" + handler.__name__, handler)
 
@@ -389,6 +404,22 @@ def test_a_client_that_leaves_before_the_answer(server: FlaskServer) -> None:
         raw.sendall(_handshake("/waits"))
         assert told(server, 1) == [["waits", 0]]
     assert told(server, 2) == [["left", 1006], ["/waits", 499]]
+
+
+@pytest.mark.parametrize("path", ["accepts", "accepts_blocking", "rejects", "rejects_blocking"])
+def test_a_client_that_leaves_while_after_request_runs(server: FlaskServer, path: str) -> None:
+    if stock(server):
+        return
+    told(server)
+    with socket.create_connection(("127.0.0.1", server.port)) as raw:
+        raw.sendall(_handshake(f"/{path}?blocks=0.5&torn"))
+        assert told(server, 1) == [[f"/{path}", 403 if "rejects" in path else 101]]
+    assert told(server, 1) == [["torn down", "None"]]
+
+
+def test_a_session_that_is_none(server: FlaskServer) -> None:
+    assert say(server, "/echoes?null") == "hello"
+    assert "session is unavailable" not in server.log()
 
 
 def _handshake(path: str) -> bytes:
