@@ -246,16 +246,17 @@ class AiohttpTransport(PullTransport):
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Send the response at once; signals ``on_response_prepare`` are sent for it."""
-        response = web.Response(status=status_code, body=body or None, headers=CIMultiDict(headers))
-        await self._answer(response)
+        # No `web.Response`: aiohttp-session would want to add a cookie to one that is sent.
+        response = web.StreamResponse(status=status_code, headers=CIMultiDict(headers))
+        await self._answer(response, body)
 
-    async def _answer(self, response: web.StreamResponse) -> None:
+    async def _answer(self, response: web.StreamResponse, body: bytes = b"") -> None:
         response.force_close()
         try:
             await response.prepare(self._request)
             self.response = response
             if response.status != 101:
-                await response.write_eof()
+                await response.write_eof(body)
         except ConnectionError as exc:
             raise ConnectionLost from exc
 

@@ -6,22 +6,26 @@ gevent-websocket's own handler class), and for gunicorn with `unisock.adapters.g
 
 from __future__ import annotations
 
-from collections.abc import Callable, MutableMapping
-from typing import Any, Unpack, cast
+import contextvars
+from collections.abc import Callable, MutableMapping, Sequence
+from inspect import iscoroutinefunction, unwrap
+from typing import Any, TypeAlias, Unpack, cast
 
-from flask import Blueprint, Flask, Response, g, request
+from flask import Blueprint, Flask, Response, current_app, g, request, session
 from flask.blueprints import BlueprintSetupState
+from flask.globals import request_ctx
+from flask.sessions import SecureCookieSessionInterface
 from werkzeug.exceptions import HTTPException, NotFound
 from werkzeug.routing import BaseConverter
 
 from unisock import Handler, UnisockError
-from unisock.handlers import prepare
+from unisock.handlers import MountedHandler, functions_of, prepare
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
 from unisock.transport import HTTPError
 
 from .gevent import (
-    STOCK,
+    Answer,
     GeventHandshake,
     GeventTransport,
     UpgradedTransport,
@@ -34,6 +38,16 @@ from .gevent_server import WSGIServer
 __all__ = ["WSGIServer", "WebSocketHandler", "mount", "view"]
 
 APPLICATIONS = (Flask, Blueprint)
+
+View: TypeAlias = Callable[..., Any]
+ViewDecorator: TypeAlias = Callable[[Any], Any]
+
+# In the environ of a request whose response is sent and was processed.
+_ANSWERED = "unisock.answered"
+# Written by the server, or by the handshake.
+_NOT_FLASKS = ("connection", "upgrade", "transfer-encoding", "date")
+# What nginx logs for a client that has left.
+_CLIENT_LEFT = 499
 
 
 class FlaskHandshake(GeventHandshake):
@@ -71,27 +85,132 @@ class UpgradedFlaskTransport(_FlaskErrors, UpgradedTransport):
     """The same on gevent-websocket's own handler class."""
 
 
+class _Answering:
+    """What Flask does with a response, done when a handshake is answered.
+
+    The functions of ``after_request`` and ``after_this_request`` see the 101, or the
+    rejection.  What they return is sent, with the session's cookie.
+
+    Attributes:
+        error: what one of them raised.
+    """
+
+    def __init__(self) -> None:
+        self._context = contextvars.copy_context()
+        self._app: Flask = current_app._get_current_object()  # type: ignore[attr-defined]  # of the proxy
+        self._flasks: Any = request_ctx._get_current_object()  # type: ignore[attr-defined]  # as above
+        self.error: Exception | None = None
+
+    def is_needed(self) -> bool:
+        """Whether there are such functions, or a session to save."""
+        app, session = self._app, self._flasks.session
+        return (
+            any(app.after_request_funcs.values())
+            # There is no public way to those; seen in flask 3.0 to 3.1.
+            or bool(self._flasks._after_request_functions)
+            or type(app).process_response is not Flask.process_response
+            or type(app.session_interface) is not SecureCookieSessionInterface
+            or session.modified
+            or len(session) > 0  # where it is permanent, each response renews it
+        )
+
+    def __call__(self, answer: Answer, /) -> Answer:
+        """As `GeventTransport` calls it, from any greenlet."""
+        return self._context.run(self._prepare, answer) if self.is_needed() else answer
+
+    def _prepare(self, answer: Answer) -> Answer:
+        status_code, body, headers = answer
+        response: Any = self._app.response_class(body, status_code, headers)
+        if not any(name == "content-type" for name, _ in headers):
+            del response.headers["Content-Type"]
+        process = _processing_of(self._app)
+        request.environ[_ANSWERED] = True
+        try:
+            response = process(response)
+            sent = response.get_wsgi_headers(request.environ)
+            body = response.get_data()
+        except Exception as exc:  # noqa: BLE001  # it goes on to Flask; see `view`
+            self.error = exc
+            return 500, b"", [("content-length", "0")]
+        kept = [
+            (name, value)
+            for name, value in sent
+            if name.lower() not in _NOT_FLASKS and not name.lower().startswith("sec-websocket-")
+        ]
+        return response.status_code, body, kept
+
+
+def _processing_of(app: Flask) -> Callable[[Response], Response]:
+    """Flask's own `process_response`, which `app` calls once a request from now on.
+
+    It would call it again when the view returns, which is when the connection has ended.
+    """
+    if "unisock" not in app.extensions:
+        process = app.extensions["unisock"] = app.process_response
+
+        def process_response(response: Response) -> Response:
+            if _ANSWERED not in request.environ:
+                return process(response)
+            # Where a session is kept on the server, it has what was changed meanwhile.
+            changed = session._get_current_object()  # type: ignore[attr-defined]  # of the proxy
+            if not app.session_interface.is_null_session(changed):
+                app.session_interface.save_session(app, changed, response)
+            return response
+
+        app.process_response = process_response  # type: ignore[method-assign]  # as its docs say
+    processing: Callable[[Response], Response] = app.extensions["unisock"]
+    return processing
+
+
 def view(
     handler: Handler,
     *,
+    decorators: Sequence[ViewDecorator] = (),
     ping_interval: float | None = 20.0,
     ping_timeout: float | None = 20.0,
     **options: Unpack[OptionsDict],
-) -> Callable[..., Response]:
+) -> View:
     """A view for ``app.add_url_rule("/ws", view_func=view(handler), websocket=True)``.
 
     Args:
         handler: as `unisock.mount` takes it.
+        decorators: decorators of views, as Flask-Login's ``login_required``.  Each is
+            applied to the view, in this order, as with Flask's ``View.decorators``.
         ping_interval: seconds between keepalive pings, `None` for none.
         ping_timeout: seconds until a peer that does not answer one counts as
             gone, `None` for never.
         **options: those of `unisock.Options`.
 
     Raises:
-        TypeError: not a handler, or an unknown option.
+        TypeError: not a handler, or an unknown option; or a decorator of views is on
+            the handler itself, where it cannot work.
         ValueError: an option's value.
     """
+    return _view(_prepare(handler, options), decorators, ping_interval, ping_timeout)
+
+
+def _prepare(handler: Handler, options: OptionsDict) -> MountedHandler:
     mounted = prepare(handler, options)
+    for function in functions_of(handler):
+        # Such a decorator has Flask run an async view in an event loop of its own, and
+        # answers with a response, which is nothing to a handler.
+        is_of_views = "ensure_sync" in function.__code__.co_names
+        if is_of_views and iscoroutinefunction(unwrap(function)):
+            raise TypeError(
+                f"{mounted.name} has a decorator of views, which cannot call an async handler: "
+                "take it off, and mount with decorators=[…]"
+            )
+    return mounted
+
+
+def _view(
+    mounted: MountedHandler,
+    decorators: Sequence[ViewDecorator],
+    ping_interval: float | None,
+    ping_timeout: float | None,
+) -> View:
+    if callable(decorators):
+        raise TypeError("decorators= is a list of decorators, also if there is one")
     for name, value in (("ping_interval", ping_interval), ("ping_timeout", ping_timeout)):
         if value is not None and not value > 0:
             raise ValueError(f"{name}= is above 0 or None, not {value!r}")
@@ -101,19 +220,29 @@ def view(
         if environ["PATH_INFO"].startswith("//"):
             raise NotFound  # Werkzeug takes it for the path with one slash
         server_handler = request_handler(environ)
-        transport_class = UpgradedFlaskTransport if environ.get(STOCK) else FlaskTransport
+        # The server's own handler class has upgraded, or what the application did with it.
+        is_upgraded = server_handler.websocket is not None
+        transport_class = UpgradedFlaskTransport if is_upgraded else FlaskTransport
+        answering = _Answering()
         transport = transport_class(
             FlaskHandshake(environ, path_params),
             server_handler,
             mounted,
+            prepare=answering,
             ping_interval=ping_interval,
             ping_timeout=ping_timeout,
         )
         serve(mounted, transport, server_handler.server)
-        return Response()  # for WSGI; the connection is answered
+        if answering.error is not None:
+            raise answering.error
+        # For Flask; WSGI answers nothing more, unless nobody has.
+        return Response(status=server_handler.code if server_handler.headers_sent else _CLIENT_LEFT)
 
     websocket_view.__name__ = mounted.name
-    return websocket_view
+    decorated: View = websocket_view
+    for decorator in decorators:
+        decorated = decorator(decorated)
+    return decorated
 
 
 def mount(
@@ -122,6 +251,7 @@ def mount(
     handler: Handler,
     *,
     name: str | None = None,
+    decorators: Sequence[ViewDecorator] = (),
     ping_interval: float | None = 20.0,
     ping_timeout: float | None = 20.0,
     **options: Unpack[OptionsDict],
@@ -133,18 +263,18 @@ def mount(
         template: the path.
         handler: as `unisock.mount` takes it.
         name: the endpoint, for ``url_for``; the handler's name if that is free.
+        decorators: as `view`.
         ping_interval: as `view`.
         ping_timeout: as `view`.
         **options: as `view`.
     """
-    websocket_view = view(
-        handler, ping_interval=ping_interval, ping_timeout=ping_timeout, **options
-    )
+    mounted = _prepare(handler, options)
+    websocket_view = _view(mounted, decorators, ping_interval, ping_timeout)
     rule = template.render(_parameter)
 
     def add(target: Flask | BlueprintSetupState, flask_app: Flask, prefix: str) -> None:
         flask_app.url_map.converters.update(_CONVERTERS)
-        endpoint = name or _free_endpoint(flask_app, prefix, websocket_view.__name__)
+        endpoint = name or _free_endpoint(flask_app, prefix, mounted.name)
         # A client of a WebSocket does not follow the redirect that Werkzeug would answer
         # two slashes with.
         target.add_url_rule(

@@ -28,7 +28,7 @@ from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
 from contextlib import contextmanager, suppress
 from random import getrandbits
-from typing import Any
+from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote
 from weakref import WeakKeyDictionary
 
@@ -37,8 +37,13 @@ import gevent.event
 from gevent.pywsgi import WSGIHandler
 from gevent.ssl import SSLSocket
 from geventwebsocket.handler import (  # type: ignore[import-untyped]  # there are no stubs
+    Client,
+)
+from geventwebsocket.handler import (
     WebSocketHandler as StockWebSocketHandler,
 )
+from geventwebsocket.websocket import Stream  # type: ignore[import-untyped]  # as above
+from geventwebsocket.websocket import WebSocket as StockWebSocket
 from websockets.datastructures import Headers
 from websockets.exceptions import InvalidHeader
 from websockets.frames import Frame, Opcode
@@ -52,7 +57,7 @@ from unisock.handshake import Handshake, client_address
 from unisock.runtime import adopt, run_blocking
 from unisock.transport import ConnectionLost, Inbox, Transport
 
-from .gevent_loop import HUB, hub_event_loop
+from .gevent_loop import HUB, call_in_greenlet, hub_event_loop
 from .gevent_runtime import GreenletRuntime
 
 # The sans-I/O protocol tells of each connection at level INFO.
@@ -62,7 +67,7 @@ protocol_logger.setLevel(logging.WARNING)
 UPGRADE = "unisock.upgrade"
 """The key in the WSGI environ under which `WebSocketHandler` waits for `accept`."""
 STOCK = "wsgi.websocket"
-"""The key under which gevent-websocket leaves a connection that it has upgraded."""
+"""The key of gevent-websocket's own `WebSocket`, for code that is written for that package."""
 
 _READ_SIZE = 64 * 1024
 # Amid a large frame: each piece that is joined to it may move all that came before.  Not
@@ -89,6 +94,9 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     upgrade waits until a unisock handler accepts, so that it may choose a
     subprotocol, add headers, or answer with a response of its own.
 
+    Code that is written for gevent-websocket finds its ``wsgi.websocket`` in the
+    environ.  The first use of that object is the upgrade.
+
     The head of any request is bounded in time and size, for pywsgi waits for ever.
 
     Attributes:
@@ -106,6 +114,10 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     _has_read = False
     unisock_answered = False
     """Whether the handshake was answered here: WSGI then answers nothing more."""
+    unisock_serves = False
+    """Whether a unisock handler has the connection."""
+    websocket: Any = None
+    """The `WebSocket` of gevent-websocket, once it has the connection."""
 
     def read_requestline(self) -> str:
         """As pywsgi's, in time."""
@@ -146,13 +158,64 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             WSGIHandler.run_application(self)
             return
         environ[UPGRADE] = self
+        websocket = environ[STOCK] = _StockWebSocket(self, environ["PATH_INFO"])
+        environ[f"{STOCK}_version"] = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
         try:
             WSGIHandler.run_application(self)
+            if self.status is None:
+                # Applications for gevent-websocket give no response.  This one has not
+                # used its `WebSocket` either: the client sees an upgrade and a close.
+                self.upgrade(websocket)
         finally:
             # Whatever the answer: a client that was refused the upgrade may
             # have sent frames, and they must not be taken for a request.
             self.close_connection = True
             del environ[UPGRADE]
+            environ[STOCK] = None
+            if self.websocket is not None:
+                self._end_websocket()
+
+    def upgrade(self, websocket: _StockWebSocket) -> None:
+        """Answer the handshake, and hand the connection over to gevent-websocket.
+
+        Raises:
+            GreenletExit: the handshake is not valid, and the answer says so.  This ends the
+                application without a log: gevent-websocket does not call it at all.
+            RuntimeError: a unisock handler has the connection, or the application has
+                given another answer.
+        """
+        if self.unisock_serves:
+            raise RuntimeError(f"a unisock handler serves this connection: do not use {STOCK}")
+        if self.headers_sent:
+            raise RuntimeError(f"{STOCK} is used too late: the handshake is answered")
+        environ: Any = self.environ
+        handshake = GeventHandshake(environ, {})
+        response = _answer_to_handshake(self, handshake, ServerProtocol(logger=protocol_logger))
+        accepted = response.status_code == 101
+        # A `geventwebsocket.Resource` knows which subprotocol its application speaks.
+        app_protocol = getattr(self.application, "app_protocol", None)
+        if accepted and app_protocol is not None:
+            subprotocol = app_protocol(websocket.path_info)
+            if subprotocol in handshake.subprotocols:
+                response.headers["Sec-WebSocket-Protocol"] = subprotocol
+        self.answered(_status_line(response), len(response.body))
+        self.socket.sendall(_serialize(response))
+        if not accepted:
+            raise gevent.GreenletExit
+        self.websocket = websocket
+        websocket.open(environ)
+        # All that a server has, for those who send to all.
+        server: Any = self.server
+        server.clients = getattr(server, "clients", {})
+        server.clients[self.client_address] = Client(self.client_address, websocket)
+
+    def _end_websocket(self) -> None:
+        """Close it, as gevent-websocket's handler does when the application has returned."""
+        server: Any = self.server
+        del server.clients[self.client_address]
+        if not self.websocket.closed:
+            self.websocket.close()
+        self.websocket = None
 
     def start_response(
         self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
@@ -211,6 +274,35 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         self.status = self._orig_status = status
         self.code = int(status.partition(" ")[0])
         self.response_length = length
+
+
+class _StockWebSocket(StockWebSocket):  # type: ignore[misc]  # untyped package
+    """A `WebSocket` of gevent-websocket, whose first use is the upgrade.
+
+    Before that it has none of the attributes that the constructor sets.
+    """
+
+    __slots__ = ("_request_handler", "path_info")
+
+    def __init__(self, request_handler: WebSocketHandler, path_info: str) -> None:
+        self._request_handler = request_handler
+        # A dispatcher within the application changes that of the environ.
+        self.path_info = path_info
+
+    def __getattr__(self, name: str) -> Any:
+        """Upgrade: an attribute is not there yet, and whatever is done with this reads one."""
+        # There is one more that is not there, as `hasattr` may find.
+        if name not in StockWebSocket.__slots__ or self._request_handler.websocket is self:
+            raise AttributeError(name)
+        self._request_handler.upgrade(self)
+        return getattr(self, name)
+
+    def __del__(self) -> None:
+        """The request handler closes it."""
+
+    def open(self, environ: dict[str, Any]) -> None:
+        """Have the attributes of one that is open."""
+        super().__init__(environ, Stream(self._request_handler), self._request_handler)
 
 
 class _HeadTooLarge(ValueError):
@@ -303,6 +395,11 @@ class GeventHandshake(Handshake):
         is_peer = isinstance(self._peer, tuple) and host is self._peer[0]
         return client_address(host, self._environ["REMOTE_PORT"] if is_peer else 0)
 
+    @property
+    def request(self) -> Any:
+        """The environ itself."""
+        return self._environ
+
 
 def request_handler(environ: Mapping[str, Any]) -> Any:
     """The request handler that serves this environ.
@@ -358,11 +455,39 @@ class _NeverAccepted(Exception):
     """Thrown into a first read: there will be no message."""
 
 
+Answer: TypeAlias = tuple[int, bytes, list[tuple[str, str]]]
+"""Status, body and headers of the answer to a handshake."""
+
+
+class Preparation(Protocol):
+    """What the framework does with the answer to a handshake before it is sent."""
+
+    def is_needed(self) -> bool:
+        """Whether there is anything to do; else the answer is sent at once."""
+        ...
+
+    def __call__(self, answer: Answer, /) -> Answer:
+        """What is to be sent; where that is no 101 any more, the handshake is rejected.
+
+        May block.
+        """
+        ...
+
+
 class GeventTransport(Transport):
     """A connection whose handshake waits for `accept`.
 
     Two greenlets share it: the request's, which reads, and that of the event
     loop, in which the verbs run.  Neither is interrupted but where it waits.
+
+    Args:
+        handshake: the handshake.
+        request_handler: the server's, which has the socket.
+        handler: what is to be served.
+        prepare: what the framework does with the answer; called once at most.
+        ping_interval: seconds between keepalive pings, `None` for none.
+        ping_timeout: seconds until a peer that does not answer one counts as
+            gone, `None` for never.
     """
 
     capabilities = Capabilities()
@@ -373,12 +498,14 @@ class GeventTransport(Transport):
         request_handler: Any,
         handler: MountedHandler,
         *,
+        prepare: Preparation,
         ping_interval: float | None,
         ping_timeout: float | None,
     ) -> None:
         self.handshake = handshake
         self.runtime = GreenletRuntime() if handler.blocks else HUB
         self._request_handler = request_handler
+        self._prepare = prepare
         self._sock: Any = request_handler.socket
         self._fd: int = self._sock.fileno()
         # TLS has no write that does not wait: it is left to the writer.
@@ -418,23 +545,46 @@ class GeventTransport(Transport):
 
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """Send the 101 that `validate` has prepared."""
-        if self._lost:
-            raise ConnectionLost
-        response, self._response = self._response, None
-        assert response is not None
-        if subprotocol is not None:
-            response.headers["Sec-WebSocket-Protocol"] = subprotocol
-        for name, value in headers:
-            response.headers[name] = value
-        self._request_handler.answered("101 Switching Protocols", 0)
-        self._write(_serialize(response))
-        self._open()
+
+        def accept() -> None:
+            status_code, body, prepared = self._prepare((101, b"", headers))
+            if self._lost:
+                raise ConnectionLost
+            if status_code != 101:
+                self.answer(_response(status_code, body, prepared))
+                self._disconnect(1006)
+                raise ConnectionLost
+            response, self._response = self._response, None
+            assert response is not None
+            if subprotocol is not None:
+                response.headers["Sec-WebSocket-Protocol"] = subprotocol
+            for name, value in prepared:
+                response.headers[name] = value
+            self._request_handler.answered("101 Switching Protocols", 0)
+            self._write(_serialize(response))
+            self._open()
+
+        await self._call(accept)
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Send the response at once; WSGI's own is dropped."""
+
+        def reject() -> None:
+            answer = self._prepare((status_code, body, headers))
+            if self._lost:
+                raise ConnectionLost
+            self.answer(_response(*answer))
+
+        await self._call(reject)
+
+    async def _call(self, function: Callable[[], None]) -> None:
+        """Call what may block; not in the event loop, which others are served on."""
         if self._lost:
             raise ConnectionLost
-        self.answer(_response(status_code, body, headers))
+        if isinstance(self.runtime, GreenletRuntime) or not self._prepare.is_needed():
+            function()
+        else:
+            await call_in_greenlet(function)
 
     async def send(self, data: str | bytes) -> None:
         """Write a frame; wait first while too much is still to be written."""
@@ -446,7 +596,8 @@ class GeventTransport(Transport):
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame; the peer has the close timeout to answer it."""
-        if not self._is_open():
+        # A handler may end while a task of it still accepts.
+        if not self._accepted or not self._is_open():
             raise ConnectionLost
         self._protocol.send_close(code, reason)
         self._flush()
@@ -470,30 +621,11 @@ class GeventTransport(Transport):
 
         Must come before anything else.
         """
-        handler = self._request_handler
-        if handler.command != "GET" or handler.request_version != "HTTP/1.1":
-            self.answer(_response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", []))
-            return False
-        if _has_body(handler):
-            # Its bytes would be taken for frames.
-            self.answer(_response(400, b"a WebSocket handshake has no body\n", []))
-            return False
-        try:
-            headers = Headers(self.handshake.raw_headers)
-        except InvalidHeader:
-            self.answer(_response(400, b"a header has a character that none may have\n", []))
-            return False
-        if len(headers.get_all("Host")) != 1:
-            self.answer(_response(400, b"a request has one Host\n", []))  # RFC 9112, section 3.2
-            return False
-        response = self._protocol.accept(Request(handler.path, headers))
+        self._request_handler.unisock_serves = True
+        response = _answer_to_handshake(self._request_handler, self.handshake, self._protocol)
         if response.status_code == 101:
             self._response = response
             return True
-        if "13" not in headers.get_all("Sec-WebSocket-Version"):
-            # Section 4.2.2: tell the versions that are spoken here.
-            response.status_code, response.reason_phrase = 426, "Upgrade Required"
-            response.headers["Sec-WebSocket-Version"] = "13"
         self.answer(response)
         return False
 
@@ -503,8 +635,7 @@ class GeventTransport(Transport):
 
     def answer(self, response: Response) -> None:
         """Answer the handshake with an HTTP response that is no 101."""
-        status = f"{response.status_code} {response.reason_phrase}"
-        self._request_handler.answered(status, len(response.body))
+        self._request_handler.answered(_status_line(response), len(response.body))
         self._write(_serialize(response))
 
     def read(self) -> None:
@@ -859,6 +990,7 @@ class UpgradedTransport(GeventTransport):
         """The stock handler did; take the connection from its WebSocket."""
         # Closed in the stock handler's eyes, so that it sends nothing more.
         self._request_handler.websocket.closed = True
+        self._prepare((101, b"", []))  # what comes of it can be sent no more
         return True
 
     def refuse(self) -> None:
@@ -1024,6 +1156,31 @@ def _sessions_of(server: Any) -> _Sessions:
 
         server.close = close_with_sessions
     return sessions
+
+
+def _answer_to_handshake(handler: Any, handshake: Handshake, protocol: ServerProtocol) -> Response:
+    """A 101, unless the handshake is not valid (RFC 6455, section 4.2.1)."""
+    if handler.command != "GET" or handler.request_version != "HTTP/1.1":
+        return _response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", [])
+    if _has_body(handler):
+        # Its bytes would be taken for frames.
+        return _response(400, b"a WebSocket handshake has no body\n", [])
+    try:
+        headers = Headers(handshake.raw_headers)
+    except InvalidHeader:
+        return _response(400, b"a header has a character that none may have\n", [])
+    if len(headers.get_all("Host")) != 1:
+        return _response(400, b"a request has one Host\n", [])  # RFC 9112, section 3.2
+    response = protocol.accept(Request(handler.path, headers))
+    if response.status_code != 101 and "13" not in headers.get_all("Sec-WebSocket-Version"):
+        # Section 4.2.2: tell the versions that are spoken here.
+        response.status_code, response.reason_phrase = 426, "Upgrade Required"
+        response.headers["Sec-WebSocket-Version"] = "13"
+    return response
+
+
+def _status_line(response: Response) -> str:
+    return f"{response.status_code} {response.reason_phrase}"
 
 
 def _response(status_code: int, body: bytes, headers: list[tuple[str, str]]) -> Response:

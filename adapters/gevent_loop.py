@@ -12,7 +12,7 @@ import contextvars
 import selectors
 import sys
 from collections.abc import Callable, Mapping
-from typing import Any, TypeVarTuple, Unpack
+from typing import Any, TypeVar, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
 import gevent
@@ -20,6 +20,7 @@ import gevent.hub
 
 from unisock.asyncio_runtime import AsyncioRuntime
 
+T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
 
 
@@ -234,6 +235,36 @@ class HubRuntime(AsyncioRuntime):
 
 
 HUB = HubRuntime()
+
+async def call_in_greenlet(function: Callable[[], T]) -> T:
+    """Call what may block in a greenlet of its own, while the loop goes on.
+
+    It is called to its end, also if the task is cancelled meanwhile.
+
+    Raises:
+        BaseException: what the function raised.
+        asyncio.CancelledError: the task was cancelled; the function has ended.
+    """
+    returned: asyncio.Future[T] = asyncio.get_running_loop().create_future()
+
+    def call() -> None:
+        try:
+            returned.set_result(function())
+        except BaseException as exc:  # noqa: BLE001  # it is raised in the task
+            returned.set_exception(exc)
+
+    gevent.spawn(call)
+    cancellation: asyncio.CancelledError | None = None
+    while not returned.done():
+        try:
+            await asyncio.wait([returned])
+        except asyncio.CancelledError as exc:
+            cancellation = exc
+    if cancellation is not None:
+        returned.exception()  # asyncio logs one that nobody has looked at
+        raise cancellation
+    return returned.result()
+
 
 _loops: WeakKeyDictionary[gevent.hub.Hub, HubEventLoop] = WeakKeyDictionary()
 

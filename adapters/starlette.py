@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any, Unpack
 
+from starlette import authentication
 from starlette._exception_handler import wrap_app_handling_exceptions
 from starlette.applications import Starlette
 from starlette.convertors import Convertor, register_url_convertor
@@ -21,6 +22,7 @@ from starlette.websockets import WebSocket as StarletteWebSocket
 from starlette.websockets import WebSocketState
 
 from unisock import Handler, UnisockError, WebSocketException
+from unisock.handlers import functions_of
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, PathTemplate
 from unisock.transport import HTTPError, HTTPResponse
@@ -64,6 +66,18 @@ class StarletteEndpoint(ASGIApp):
 
     transport_class = StarletteTransport
     handshake_class = StarletteHandshake
+
+    def __init__(self, handler: Handler, **options: Unpack[OptionsDict]) -> None:
+        super().__init__(handler, **options)
+        # The function that the decorator makes is of that module, whatever its `__module__` says.
+        modules = {function.__globals__.get("__name__") for function in functions_of(handler)}
+        if authentication.__name__ in modules:
+            raise TypeError(
+                "@requires is for handlers of Starlette's own WebSocket, and "
+                f"{self.__name__} gets unisock's: ask ws.request.auth.scopes in the handler and "
+                "raise unisock.HandshakeRejected(403), or mount with middleware=[…], on FastAPI "
+                "with dependencies=[…]"
+            )
 
     async def _ask_framework(self, exc: Exception, transport: ASGITransport) -> None:
         """As Starlette around each route, but that an answer that comes too late is dropped."""

@@ -8,7 +8,7 @@ registered, and its ``encoding`` and ``message_type``, are checked and made a
 from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Coroutine, Mapping
-from inspect import iscoroutinefunction, isfunction, signature
+from inspect import iscoroutinefunction, isfunction, signature, unwrap
 from types import MappingProxyType
 from typing import TYPE_CHECKING, Any, Literal, TypeAlias, TypeVar
 
@@ -159,8 +159,14 @@ def _check_arguments(cls: type[BaseEndpoint], hook: str, count: int) -> None:
 
 
 def _check_async(method: object, name: str) -> None:
-    if not iscoroutinefunction(method):
-        raise TypeError(f"{name} must be `async def`")
+    if iscoroutinefunction(method):
+        return
+    if callable(method) and iscoroutinefunction(unwrap(method)):
+        raise TypeError(
+            f"{name} is `async def`, but a decorator makes a plain function of it: "
+            "decorate what is mounted instead"
+        )
+    raise TypeError(f"{name} must be `async def`")
 
 
 def _registered(cls: type[BaseEndpoint]) -> Mapping[Any, str]:

@@ -12,15 +12,17 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine
+from collections.abc import Callable, Coroutine, Iterator
 from functools import partial
 from inspect import (
     isasyncgenfunction,
     iscoroutinefunction,
+    isfunction,
     isgeneratorfunction,
     signature,
     unwrap,
 )
+from types import FunctionType
 from typing import Any, TypeAlias, cast
 
 from .endpoints import BaseEndpoint, end_endpoint, serve_endpoint
@@ -70,6 +72,26 @@ def check_handler(handler: Handler) -> Handler:
             f"a handler takes one argument, the WebSocket: {name_of(handler)}: {exc}"
         ) from exc
     return handler
+
+
+def functions_of(handler: Handler) -> Iterator[FunctionType]:
+    """The functions that a handler is made of, and those that decorators have put around them.
+
+    For an adapter that knows a decorator of its framework by its function.
+    """
+    function: Any = handler.handler if isinstance(handler, MountedHandler) else handler
+    candidates = [function]
+    if isinstance(function, type):
+        candidates = [value for base in function.__mro__ for value in vars(base).values()]
+    elif not isfunction(function):
+        candidates.append(type(function).__call__)
+    for candidate in candidates:
+        function = candidate
+        while function is not None:
+            if isfunction(function):
+                yield function
+            # As functools.wraps and functools.partial leave it.
+            function = getattr(function, "__wrapped__", getattr(function, "func", None))
 
 
 def _is_generator(function: object) -> bool:
@@ -124,6 +146,7 @@ class MountedHandler(ABC):
     """A handler with its options, in whatever form it was written.
 
     Attributes:
+        handler: as it was written.
         name: what a router may call the route.
         options: the options.
         blocks: whether it is a plain function.  An adapter that has no event
@@ -134,6 +157,7 @@ class MountedHandler(ABC):
     blocks = False
 
     def __init__(self, handler: object, options: Options) -> None:
+        self.handler = handler
         self.name: str = getattr(handler, "__name__", type(handler).__name__)
         self.options = options
         self._qualname = name_of(handler)

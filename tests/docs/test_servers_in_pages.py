@@ -163,7 +163,7 @@ EXAMPLES: dict[str, dict[str, Example]] = {
         Example("/rooms/tea", says("Ada"), {"Authorization": "Bearer Ada"}),
     ),
     "docs/how-to/falcon.md": {"app": ROOM, "by_hand": ROOM},
-    "docs/how-to/flask.md": {"app": ROOM, "by_hand": ROOM},
+    "docs/how-to/flask.md": {"app": ROOM, "by_hand": ROOM, "beside": ROOM},
     "docs/how-to/aiohttp.md": {"app": ROOM, "by_hand": ROOM},
     "docs/how-to/class-endpoints.md": {
         "counter": Example("/", says("1")),

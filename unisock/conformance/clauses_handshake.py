@@ -11,7 +11,7 @@ from typing import Any
 
 from unisock import URL, Address, WebSocket
 
-from .harness import Client, RawClient, Server, clause, journal, mounted
+from .harness import Client, RawClient, Server, clause, http_error, journal, mounted
 
 Reader = Callable[[WebSocket], Any]
 
@@ -495,6 +495,43 @@ async def test_flasks_context_is_live_in_the_handler(server: Server) -> None:
                 "same": True,
                 "url": "/page",
             }
+
+
+@mounted("/handshake/flask-answer/{how}")
+async def answer_with_flask(ws: WebSocket) -> None:
+    """Change the session, then answer; elsewhere answer only."""
+    if "flask" in sys.modules:
+        from flask import session
+
+        session["user"] = "ada"
+    if ws.path_params["how"] == "accept":
+        await ws.accept()
+        await ws.receive()
+    elif ws.path_params["how"] == "reject":
+        await ws.reject(403)
+    else:
+        raise http_error(409)
+
+
+@clause("2.7")
+async def test_flask_sees_the_answer_when_it_is_given(server: Server) -> None:
+    """The session's cookie is sent with it, and `after_request` functions see its status."""
+    is_flask = server.row.framework == "flask"
+    if not is_flask:
+        server.row.without("flask_context")
+    async with server.connect("/handshake/flask-answer/accept") as client:
+        assert client.ws.response is not None
+        has_cookie = "Set-Cookie" in client.ws.response.headers
+        assert has_cookie is (is_flask and not server.row.without("accept_headers"))
+        if is_flask:
+            assert await client.journal("after-request") == {"status": 101}
+    for how, status in (("reject", 403), ("raise", 409)):
+        response = await server.check_rejected(f"/handshake/flask-answer/{how}", status)
+        is_sent = is_flask and not server.row.without("deferred_upgrade")
+        assert ("set-cookie" in dict(response.headers)) is is_sent
+        if is_flask:
+            told = await server.journal(response.id, "after-request")
+            assert told == {"status": response.status}
 
 
 # 2.8 Capabilities

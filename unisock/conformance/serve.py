@@ -300,10 +300,16 @@ def flask_app() -> Any:
         g.around = ExitStack()
         g.around.enter_context(around_handler(request.query_string.decode()))
 
+    def tell_status(response: Any) -> Any:
+        if "flask-answer" in request.path:
+            journal_as(request.args["id"], "after-request", status=response.status_code)
+        return response
+
     def make(name: str) -> Flask:
         app = Flask(name, static_folder=None)
         app.secret_key = "for the tests"
         app.before_request(before)
+        app.after_request(tell_status)
         app.teardown_request(lambda exc: g.around.close())
         got_request_exception.connect(tell, app, weak=False)
         app.register_error_handler(OwnError, on_own_error)
