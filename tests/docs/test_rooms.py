@@ -49,6 +49,18 @@ def nothing(_name: str) -> None:
     return None
 
 
+BOARD = Chat(
+    source=lambda: files(page("docs/how-to/plain-functions.md"))["board.py"],
+    handler="board",
+    counted="members",
+    query="",
+    join=str,
+    joined=str,
+    say=str,
+    said=lambda _, text: text,
+    gone="count",
+    patch=True,
+)
 CHATS = {
     "tutorial": Chat(
         source=lambda: files(page("docs/tutorial.md"))["chat.py"],
@@ -83,40 +95,19 @@ CHATS = {
         said=lambda name, text: compact(name=name, text=text, type="said"),
         gone=compact(names=["Ada", "Eve"], type="members"),
     ),
-    "plain-functions": Chat(
-        source=lambda: files(page("docs/how-to/plain-functions.md"))["board.py"],
-        handler="board",
-        counted="members",
-        query="",
-        join=str,
-        joined=str,
-        say=str,
-        said=lambda _, text: text,
-        gone="count",
-        patch=True,
-    ),
-    "background-work": Chat(
+    "plain-functions": BOARD,
+    "background-work": BOARD._replace(
         source=lambda: files(page("docs/how-to/background-work.md"))["feed.py"],
         handler="feed",
         counted="queues",
-        query="",
-        join=str,
-        joined=str,
-        say=str,
-        said=lambda _, text: text,
         gone="",
+        patch=False,
     ),
-    "background-work, plain": Chat(
+    "background-work, plain": BOARD._replace(
         source=lambda: files(page("docs/how-to/background-work.md"))["plain_feed.py"],
         handler="feed",
         counted="queues",
-        query="",
-        join=str,
-        joined=str,
-        say=str,
-        said=lambda _, text: text,
         gone="",
-        patch=True,
     ),
 }
 

@@ -195,18 +195,14 @@ def test_without_a_client(caplog: pytest.LogCaptureFixture) -> None:
     assert "handler forgetful, path '/', client unknown: " in record.getMessage()
 
 
+LOGS = [f"logger.{level}" for level in ("info", "warning", "error", "exception", "critical")]
+
+
 def calls(path: Path) -> Iterator[ast.Call]:
     """The calls of a module that log, but those for whoever looks for a mistake."""
     for node in ast.walk(ast.parse(path.read_text("utf-8"))):
-        match node:
-            case ast.Call(func=ast.Attribute(value=ast.Name(id="logger"), attr=attr)) if attr in (
-                "info",
-                "warning",
-                "error",
-                "exception",
-                "critical",
-            ):
-                yield node
+        if isinstance(node, ast.Call) and ast.unparse(node.func) in LOGS:
+            yield node
 
 
 MODULES = [*sorted(PACKAGE.glob("*.py")), *sorted(ADAPTERS.glob("*.py"))]
