@@ -236,6 +236,7 @@ class HubRuntime(AsyncioRuntime):
 
 HUB = HubRuntime()
 
+
 async def call_in_greenlet(function: Callable[[], T]) -> T:
     """Call what may block in a greenlet of its own, while the loop goes on.
 
