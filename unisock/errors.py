@@ -31,8 +31,9 @@ class InvalidState(UnisockError, RuntimeError):
     """A method was called in a state that does not allow it.
 
     Raised for a send or a receive before ``accept()``, a second ``accept()``,
-    a ``reject()`` after it, and a receive while another one waits.  Nothing
-    was sent, and the connection is as it was.
+    a ``reject()`` after it, a receive while another one waits, and a send,
+    ``close()`` or ``start_soon()`` on another event loop than the handler's.
+    Nothing was sent, and the connection is as it was.
     """
 
 

@@ -495,7 +495,7 @@ async def _use(ws: WebSocket, method: str) -> str:
     return "nothing was raised"
 
 
-@clause("5.6")
+@clause("5.7")
 async def test_on_another_event_loop_nothing_is_sent(server: Server) -> None:
     """The message says what to do, and the connection goes on."""
     async with server.connect("/sending/elsewhere") as client:
