@@ -64,7 +64,10 @@ class Connection:
 
     @property
     def client(self) -> Address | None:
-        """The peer's host and port, or `None` (unix sockets)."""
+        """The client's host and port, or `None` (unix sockets).
+
+        Where a proxy is believed they are what that says, the port 0 if it names none.
+        """
         return self._handshake.client
 
     @property

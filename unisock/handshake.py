@@ -35,7 +35,7 @@ _Pairs: TypeAlias = Iterable[tuple[str, str]]
 
 
 class Address(NamedTuple):
-    """A peer's address."""
+    """A peer's address; the port is 0 where it is not known."""
 
     host: str
     port: int
