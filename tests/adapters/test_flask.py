@@ -378,7 +378,7 @@ def test_a_server_without_websockets_is_told_so(tmp_path: Path) -> None:
     with Server(tmp_path, source) as server:
         assert rejection(server).status == 500
         log = server.wait_for_log("RuntimeError")
-    assert "handler_class=unisock.adapters.flask.WebSocketHandler" in log
+    assert "unisock.adapters.flask.WSGIServer(…).serve_forever()" in log
 
 
 async def _handler(ws: WebSocket) -> None:
