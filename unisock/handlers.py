@@ -87,7 +87,7 @@ def application_kind(given: object) -> str | None:
     return _APPLICATIONS.get(names)
 
 
-_APPLICATIONS = {
+_APPLICATIONS: dict[tuple[str, ...], str] = {
     ("scope", "receive", "send"): "an ASGI application",
     ("environ", "start_response"): "a WSGI application",
 }
