@@ -273,7 +273,7 @@ class ASGITransport(PullTransport):
     async def send(self, data: str | bytes) -> None:
         """``websocket.send``."""
         key = "text" if isinstance(data, str) else "bytes"
-        if data == "" and self._is_daphne:
+        if self._is_daphne and isinstance(data, str) and not data:
             data = _EmptyText()
         # uvicorn 0.54 on `websockets` fails where two sends wait for the peer.  No
         # asyncio.Lock, whose three coroutines cost more than all else here.

@@ -8,7 +8,6 @@ from __future__ import annotations
 import argparse
 import difflib
 import importlib
-import inspect
 import logging
 import operator
 import os
@@ -24,7 +23,7 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, doctor
-from .handlers import Handler, check_handler
+from .handlers import Handler, application_kind, check_handler
 from .mounting import packages_of
 from .options import normalise_origin
 from .paths import PathTemplate
@@ -257,7 +256,7 @@ def load_handler(spec: str) -> Handler:
         raise ServeError(_application(spec, handler) or f"{spec}: {exc}") from exc
 
 
-# How an application is run, by its framework or the names of its arguments.
+# How an application is run, by its framework or its kind.
 _UVICORN = "uvicorn {}"
 _RUNS = {
     "falcon": _UVICORN,
@@ -265,30 +264,23 @@ _RUNS = {
     "starlette": _UVICORN,
     "flask": "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker {}",
     "aiohttp": "gunicorn -k aiohttp.GunicornWebWorker {}",
+    "an ASGI application": _UVICORN,
+    "a WSGI application": "gunicorn {}",
 }
 
 
 def _application(spec: str, named: Any) -> str | None:
     """What to say of an application that was named in place of a handler; else `None`."""
     kind = type(named)
-    what = f"a {kind.__module__}.{kind.__qualname__}"
     package = next((each for each in packages_of(kind) if each in _RUNS), None)
-    if package is None:
-        if _argument_names(named) != ["scope", "receive", "send"]:
-            return None
-        what = "an ASGI application"
-    run = _RUNS[package or "starlette"].format(spec)
+    what = f"a {kind.__module__}.{kind.__qualname__}" if package else application_kind(named)
+    if what is None:
+        return None
+    run = _RUNS[package or what].format(spec)
     return (
         f"{spec} is {what}, and no handler: name the handler that is mounted on it, as "
         f"{spec.partition(':')[0]}:HANDLER; the application itself is run by `{run}`"
     )
-
-
-def _argument_names(named: Any) -> list[str]:
-    try:
-        return [*inspect.signature(named).parameters]
-    except (TypeError, ValueError):  # it cannot be called, or does not tell
-        return []
 
 
 def _load(spec: str) -> Any:

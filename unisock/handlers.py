@@ -68,6 +68,12 @@ def check_handler(handler: Handler) -> Handler:
     try:
         signature(handler).bind(None)
     except (TypeError, ValueError) as exc:  # ValueError: a builtin's signature is not known
+        kind = application_kind(handler)
+        if kind is not None:
+            raise TypeError(
+                f"{name_of(handler)} is {kind}, and no handler: name the handler itself, "
+                "`async def handler(ws)`"
+            ) from exc
         raise TypeError(
             f"a handler takes one argument, the WebSocket: {name_of(handler)}: {exc}"
         ) from exc
@@ -92,6 +98,21 @@ def functions_of(handler: Handler) -> Iterator[FunctionType]:
                 yield function
             # As functools.wraps and functools.partial leave it.
             function = getattr(function, "__wrapped__", getattr(function, "func", None))
+
+
+def application_kind(given: object) -> str | None:
+    """What kind of application something is, by the names of its arguments; else `None`."""
+    try:
+        names = tuple(signature(cast(Callable[..., object], given)).parameters)
+    except (TypeError, ValueError):  # it cannot be called, or does not tell
+        return None
+    return _APPLICATIONS.get(names)
+
+
+_APPLICATIONS: dict[tuple[str, ...], str] = {
+    ("scope", "receive", "send"): "an ASGI application",
+    ("environ", "start_response"): "a WSGI application",
+}
 
 
 def _is_generator(function: object) -> bool:

@@ -177,6 +177,7 @@ class OwnFastAPI(FastAPI): ...
 
 async def handler(ws): ...
 async def function(scope, receive, send): ...
+def wsgi(environ, start_response): ...
 
 aiohttp, falcon, fastapi, starlette = Application(), Falcon(), FastAPI(), Starlette()
 router, own, flask, bare = APIRouter(), OwnFastAPI(), Flask("x"), ASGIApp(handler)
@@ -195,6 +196,7 @@ router, own, flask, bare = APIRouter(), OwnFastAPI(), Flask("x"), ASGIApp(handle
         ("flask", "flask.app.Flask", "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker"),
         ("bare", "ASGI application", "uvicorn"),
         ("function", "ASGI application", "uvicorn"),
+        ("wsgi", "WSGI application", "gunicorn"),
     ],
 )
 def test_an_application_in_place_of_a_handler(

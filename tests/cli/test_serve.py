@@ -137,6 +137,14 @@ def test_the_port_asked_for(unisock: Start, echo: str, free_ports: int, name: st
     assert command.line() == f"ws://127.0.0.1:{free_ports}/"
 
 
+def test_a_name_for_a_host(unisock: Start, echo: str) -> None:
+    command = unisock("serve", echo, "--on=asgi", "--port=0", "--host=localhost", QUIET)
+    url = command.line()
+    assert url.startswith("ws://localhost:")
+    with connect(url) as connection:
+        assert echoes(connection)
+
+
 @pytest.mark.parametrize("name", FRAMEWORKS)
 @pytest.mark.parametrize("host", ["::1", "[::1]"])
 def test_ipv6(unisock: Start, echo: str, name: str, host: str) -> None:

@@ -146,6 +146,13 @@ async def async_generator(ws: WebSocket) -> AsyncIterator[WebSocket]:
     yield ws
 
 
+async def asgi(scope: Any, receive: Any, send: Any) -> None: ...
+
+
+class Application:
+    def __call__(self, environ: Any, start_response: Any) -> None: ...
+
+
 class Generating:
     def __call__(self, ws: SyncWebSocket) -> Iterator[SyncWebSocket]:
         yield ws
@@ -222,6 +229,8 @@ class TestCheckHandler:
             (async_required_keyword, "async_required_keyword: missing.*'room'"),
             (functools.partial(plain, ANYTHING), "partial: too many"),
             (functools.partial(async_two, ANYTHING, "x"), "partial: too many"),
+            (asgi, "asgi is an ASGI application, and no handler: name the handler itself"),
+            (Application(), "Application is a WSGI application, and no handler"),
             # Of which Python knows no signature.
             (max, "."),
         ],

@@ -520,7 +520,7 @@ _AT_ONCE = 0.02
 """Seconds: half of what a peer may take until it acknowledges what it has got."""
 
 
-@clause("5.7")
+@clause("5.6")
 async def test_a_small_message_waits_for_no_acknowledgement(server: Server) -> None:
     """The second of two answers comes at once: the server sets TCP_NODELAY."""
     async with server.connect("/sending/two") as client:
