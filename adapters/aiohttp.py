@@ -521,8 +521,11 @@ class _Socket(web.AbstractRouteDef):
         resource_class = _DynamicSocket if "{" in self.path else _PlainSocket
         resource = resource_class(self.path, name=self.name)
         route = resource.add_route(hdrs.METH_GET, self.view)
+        routes = _sockets_of(router).routes
+        if any(resource.get_info() == other.get_info() for other in routes):
+            raise ValueError(f"{self.path} has a handler already")
         router.register_resource(resource)
-        _sockets_of(router).routes[resource] = route
+        routes[resource] = route
         return [route]
 
 
@@ -555,9 +558,17 @@ class _Sockets:
         if request.method != hdrs.METH_GET:
             others = error.allowed_methods if isinstance(error, web.HTTPMethodNotAllowed) else ()
             return MatchInfoError(web.HTTPMethodNotAllowed(request.method, {"GET", *others}))
-        # As aiohttp's router: what is longest before its first parameter.
-        resource = max(matches, key=lambda each: len(each.canonical.partition("{")[0]))
+        resource = max(matches, key=_explicitness)
+        # A socket that is registered by hand, for which `found` is an ordinary route.
+        by_hand = found.route.resource if found.handler.__module__ == __name__ else None
+        if by_hand is not None and _explicitness(by_hand) > _explicitness(resource):
+            return found
         return web.UrlMappingMatchInfo(matches[resource], self.routes[resource])
+
+
+def _explicitness(resource: web.AbstractResource) -> int:
+    """What aiohttp's router goes by: how long a path is before its first parameter."""
+    return len(resource.canonical.partition("{")[0])
 
 
 def _sockets_of(router: web.UrlDispatcher) -> _Sockets:

@@ -415,10 +415,11 @@ class FrameworkAnswer:
         """As the server's ``send``."""
         if self._is_over:
             return
-        match message["type"]:
-            case "websocket.http.response.start":
+        # Starlette 0.46 sends a response in pieces by the names of HTTP.
+        match message["type"].removeprefix("websocket."):
+            case "http.response.start":
                 self._start = message
-            case "websocket.http.response.body":
+            case "http.response.body":
                 self._body += message.get("body", b"")
                 if not message.get("more_body"):
                     await self._respond()

@@ -167,6 +167,7 @@ mount(below, "/both", echo)
 below.router.add_get("/both", page)
 app.add_subapp("/sub", below)
 app.add_routes([
+    web.get("/rooms/by-hand", view(echo)),
     web.get("/by-hand", view(never_receives, ping_interval=None)),
     web.post("/posted", view(echo)),
     web.get("/go", tell_to_go),
@@ -184,6 +185,10 @@ HANDSHAKE = (
     b"GET /ws HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n"
     b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n\r\n"
 )
+
+
+async def handler(ws: WebSocket) -> None:
+    await ws.accept()
 
 
 @pytest.fixture(scope="module")
@@ -254,9 +259,18 @@ class TestRoutes:
         assert server.get("/rooms/lobby") == (200, "the page")
         assert json.loads(say(server, "/rooms/lobby"))["params"] == {"room": "str lobby"}
 
-    def test_of_two_sockets_the_longer_path_counts(self, server: Server) -> None:
+    @pytest.mark.parametrize("path", ["/rooms/echo", "/rooms/by-hand"])
+    def test_of_two_sockets_the_longer_path_counts(self, server: Server, path: str) -> None:
         assert json.loads(say(server, "/rooms/x"))["params"] == {"room": "str x"}
-        assert say(server, "/rooms/echo") == "hello"
+        assert say(server, path) == "hello"
+
+    @pytest.mark.parametrize("path", ["/ws", "/rooms/{room}", "/{n:int}/{rest:path}"])
+    def test_two_at_one_path(self, path: str) -> None:
+        app = web.Application()
+        unisock.mount(app, path, handler)
+        with pytest.raises(ValueError, match="has a handler already"):
+            unisock.mount(app, path, handler)
+        assert len(app.router.resources()) == 1
 
     @pytest.mark.parametrize(
         ("method", "path", "status", "allowed"),
