@@ -189,14 +189,16 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         if self.headers_sent:
             raise RuntimeError(f"{STOCK} is used too late: the handshake is answered")
         environ: Any = self.environ
-        handshake = GeventHandshake(environ, {})
-        response = _answer_to_handshake(self, handshake, ServerProtocol(logger=protocol_logger))
+        fields: Any = self.headers
+        raw_headers = [(name, value.strip(" \t")) for name, value in fields.raw_items()]
+        response = _answer_to_handshake(self, raw_headers, ServerProtocol(logger=protocol_logger))
         accepted = response.status_code == 101
         # A `geventwebsocket.Resource` knows which subprotocol its application speaks.
         app_protocol = getattr(self.application, "app_protocol", None)
         if accepted and app_protocol is not None:
             subprotocol = app_protocol(websocket.path_info)
-            if subprotocol in handshake.subprotocols:
+            offered = environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "").split(",")
+            if subprotocol in [name.strip() for name in offered if name.strip()]:
                 response.headers["Sec-WebSocket-Protocol"] = subprotocol
         self.answered(_status_line(response), len(response.body))
         self.socket.sendall(_serialize(response))
@@ -394,11 +396,6 @@ class GeventHandshake(Handshake):
         # machine gives an equal one, and has another port.
         is_peer = isinstance(self._peer, tuple) and host is self._peer[0]
         return client_address(host, self._environ["REMOTE_PORT"] if is_peer else 0)
-
-    @property
-    def request(self) -> Any:
-        """The environ itself."""
-        return self._environ
 
 
 def request_handler(environ: Mapping[str, Any]) -> Any:
@@ -622,7 +619,8 @@ class GeventTransport(Transport):
         Must come before anything else.
         """
         self._request_handler.unisock_serves = True
-        response = _answer_to_handshake(self._request_handler, self.handshake, self._protocol)
+        headers = self.handshake.raw_headers
+        response = _answer_to_handshake(self._request_handler, headers, self._protocol)
         if response.status_code == 101:
             self._response = response
             return True
@@ -1158,7 +1156,9 @@ def _sessions_of(server: Any) -> _Sessions:
     return sessions
 
 
-def _answer_to_handshake(handler: Any, handshake: Handshake, protocol: ServerProtocol) -> Response:
+def _answer_to_handshake(
+    handler: Any, raw_headers: Iterable[tuple[str, str]], protocol: ServerProtocol
+) -> Response:
     """A 101, unless the handshake is not valid (RFC 6455, section 4.2.1)."""
     if handler.command != "GET" or handler.request_version != "HTTP/1.1":
         return _response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", [])
@@ -1166,7 +1166,7 @@ def _answer_to_handshake(handler: Any, handshake: Handshake, protocol: ServerPro
         # Its bytes would be taken for frames.
         return _response(400, b"a WebSocket handshake has no body\n", [])
     try:
-        headers = Headers(handshake.raw_headers)
+        headers = Headers(raw_headers)
     except InvalidHeader:
         return _response(400, b"a header has a character that none may have\n", [])
     if len(headers.get_all("Host")) != 1:
