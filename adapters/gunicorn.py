@@ -7,6 +7,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
@@ -38,13 +39,26 @@ class WebSocketWorker(GeventPyWSGIWorker):
     def load_wsgi(self) -> None:
         """As gunicorn's, with a count of the requests."""
         super().load_wsgi()
-        application = self.wsgi
+        self.wsgi = _Counted(self.wsgi, self._count)
 
-        def count(environ: Any, start_response: Any) -> Any:
-            self.nr += 1
-            if self.nr >= self.max_requests and self.alive:
-                self.log.info("Autorestarting worker after current request.")
-                self.alive = False
-            return application(environ, start_response)
+    def _count(self) -> None:
+        self.nr += 1
+        if self.nr >= self.max_requests and self.alive:
+            self.log.info("Autorestarting worker after current request.")
+            self.alive = False
 
-        self.wsgi = count
+
+class _Counted:
+    """An application whose requests are counted, with its own attributes."""
+
+    def __init__(self, application: Any, count: Callable[[], None]) -> None:
+        self._application = application
+        self._count = count
+
+    def __call__(self, environ: Any, start_response: Any) -> Any:
+        self._count()
+        return self._application(environ, start_response)
+
+    def __getattr__(self, name: str) -> Any:
+        # As `app_protocol` of a `geventwebsocket.Resource`, which the request handler reads.
+        return getattr(self._application, name)

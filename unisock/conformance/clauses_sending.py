@@ -504,7 +504,7 @@ async def test_on_another_event_loop_nothing_is_sent(server: Server) -> None:
         assert await client.closed() == (1000, "")
 
 
-# 5.7 No delay
+# 5.6 No delay
 
 
 @mounted("/sending/two")
