@@ -9,6 +9,7 @@ from typing import Any
 from hypothesis import example, given
 from hypothesis import strategies as st
 
+from unisock.codecs import JSONCodec
 from unisock.messages import encode
 from unisock.paths import CONVERTERS, PathTemplate
 from unisock.testing.wires import MemoryHandshake
@@ -77,7 +78,8 @@ def test_plain_objects_are_what_python_says_of_them(obj: Any) -> None:
 
 @given(st.lists(VALUES), st.sampled_from([math.nan, math.inf, -math.inf]))
 def test_what_is_no_number_is_never_sent(objs: list[Any], number: float) -> None:
-    for codec in (None, json):
+    codecs: list[JSONCodec | None] = [None, json]
+    for codec in codecs:
         for obj in ([*objs, number], {"x": {"y": [objs, number]}}, {number: objs}):
             try:
                 sent = encode(obj, codec)
