@@ -396,7 +396,7 @@ class GeventTransport(Transport):
         for name, value in headers:
             response.headers[name] = value
         self._request_handler.answered("101 Switching Protocols", 0)
-        self._write(response.serialize())
+        self._write(_serialize(response))
         self._open()
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
@@ -471,7 +471,7 @@ class GeventTransport(Transport):
         """Answer the handshake with an HTTP response that is no 101."""
         status = f"{response.status_code} {response.reason_phrase}"
         self._request_handler.answered(status, len(response.body))
-        self._write(response.serialize())
+        self._write(_serialize(response))
 
     def read(self) -> None:
         """Read until the connection has ended; the body of the request's greenlet."""
@@ -1001,6 +1001,12 @@ def _response(status_code: int, body: bytes, headers: list[tuple[str, str]]) -> 
     except ValueError:  # not a registered one
         phrase = ""
     return Response(status_code, phrase, fields, body)
+
+
+def _serialize(response: Response) -> bytes:
+    # By hand: websockets before 17 sends headers as UTF-8.
+    head = f"HTTP/1.1 {response.status_code} {response.reason_phrase}\r\n{response.headers}"
+    return head.encode("latin-1") + (response.body or b"")
 
 
 def _set_nodelay(sock: Any) -> None:
