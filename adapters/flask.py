@@ -128,6 +128,7 @@ class _Answering:
         try:
             response = process(response)
             sent = response.get_wsgi_headers(request.environ)
+            str(sent).encode("latin-1")  # WSGI takes no others either
             body = response.get_data()
         except Exception as exc:  # noqa: BLE001  # it goes on to Flask; see `view`
             self.error = exc

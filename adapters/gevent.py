@@ -578,8 +578,15 @@ class GeventTransport(Transport):
         """Call what may block; not in the event loop, which others are served on."""
         if self._lost:
             raise ConnectionLost
-        if isinstance(self.runtime, GreenletRuntime) or not self._prepare.is_needed():
+        if not self._prepare.is_needed():
             function()
+        elif isinstance(self.runtime, GreenletRuntime):
+            this = gevent.getcurrent()
+            self.runtime.shielded.add(this)
+            try:
+                function()
+            finally:
+                self.runtime.shielded.discard(this)
         else:
             await call_in_greenlet(function)
 

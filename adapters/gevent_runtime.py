@@ -35,10 +35,12 @@ class GreenletRuntime(Runtime):
 
     Attributes:
         calling: the greenlets of the connection that are in a call of it.
+        shielded: those of them that run the framework's functions, and so are not broken off.
     """
 
     def __init__(self) -> None:
         self.calling: set[object] = set()
+        self.shielded: set[object] = set()
 
     def waiter_factory(self) -> Callable[[], Waiter[Any]]:
         """Events."""
@@ -69,7 +71,7 @@ class GreenletRuntime(Runtime):
 
     def create_workers(self) -> GreenletWorkers:
         """The handler's own greenlet, and one for each function beside it."""
-        return GreenletWorkers(self.calling)
+        return GreenletWorkers(self.calling, self.shielded)
 
 
 class _Waiter:
@@ -152,8 +154,9 @@ class GreenletWorkers(Workers):
     are_threads = False
     killed = (gevent.GreenletExit,)
 
-    def __init__(self, calling: set[object]) -> None:
+    def __init__(self, calling: set[object], shielded: set[object]) -> None:
         self._calling = calling
+        self._shielded = shielded
         # Those that were in a call when the connection ended.
         self._told: set[object] = set()
         # Those that `break_off` strikes.
@@ -210,7 +213,7 @@ class GreenletWorkers(Workers):
             gevent.get_hub().loop.run_callback(self._break_off_after, turns - 1)
             return
         # In the hub nobody runs: each of them waits within its call.
-        for greenlet in list(self._breakable):
+        for greenlet in self._breakable - self._shielded:
             greenlet.throw(WorkersStopped)
 
     async def stop(self, grace: float) -> None:

@@ -79,7 +79,7 @@ class SyncWebSocket(Connection):
             TypeError: an argument of the wrong type.
             WebSocketDisconnect: the client has gone.
         """
-        self._call_to_its_end(self._ws.accept, subprotocol, headers)
+        self._call(self._ws.accept, subprotocol, headers)
 
     def reject(
         self,
@@ -328,10 +328,7 @@ class SyncWebSocket(Connection):
     def _call_to_its_end(
         self, function: Callable[..., Coroutine[Any, Any, None]], *args: Any
     ) -> None:
-        """Call what the end of the connection does not break off.
-
-        That is what ends it, and `accept`, in which a framework may run functions of users.
-        """
+        """Call what ends the connection, and so is not broken off by its end."""
         try:
             self._workers.call(function, *args, to_its_end=True)
         except WorkersStopped:

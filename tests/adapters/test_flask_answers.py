@@ -77,6 +77,8 @@ def after(response):
         raise LookupError("of after_request")
     if "replaces" in args:
         return flask.Response("replaced", 418, {"X-Replaced": "yes"})
+    if "foreign" in args:
+        response.headers["X-After"] = "\u20ac"
     if "breaks" in args:
         response.headers["Connection"] = "close"
         response.headers["Sec-WebSocket-Accept"] = "nonsense"
@@ -349,6 +351,13 @@ def test_an_error_of_after_request_is_a_500_and_flask_s(server: FlaskServer, pat
         assert rejection(server, f"/{path}?fails").status == 500
     status = 101 if stock(server) else 403 if "rejects" in path else 101
     assert told(server, 2) == [[f"/{path}", status], ["handled", "of after_request"]]
+
+
+def test_a_header_that_cannot_be_sent_is_a_500(server: FlaskServer) -> None:
+    if stock(server):
+        return
+    assert rejection(server, "/accepts?foreign").status == 500
+    assert "UnicodeEncodeError" in server.wait_for_log("codec can't encode")
 
 
 @pytest.mark.parametrize("path", ["accepts", "accepts_blocking", "rejects", "rejects_blocking"])
