@@ -29,10 +29,9 @@ from .gevent import (
     GeventHandshake,
     GeventTransport,
     UpgradedTransport,
-    WebSocketHandler,
-    request_handler,
     serve,
 )
+from .gevent_handler import WebSocketHandler, request_handler
 from .gevent_server import WSGIServer
 
 __all__ = ["WSGIServer", "WebSocketHandler", "mount", "view"]

@@ -1,9 +1,8 @@
 """gevent: the WebSocket protocol on the socket of a WSGI request's greenlet.
 
-What a WSGI framework on gevent needs beside the loop of `gevent_loop`:
+What a WSGI framework on gevent needs beside the request handler of `gevent_handler` and
+the loop of `gevent_loop`:
 
-- `WebSocketHandler`, the request handler for `gevent.pywsgi.WSGIServer` that
-  leaves the upgrade to the application;
 - `GeventTransport`, the connection: the request's own greenlet reads, the
   sans-I/O protocol of the `websockets` package parses, and what the peer does
   not take at once a second greenlet writes;
@@ -15,18 +14,13 @@ from __future__ import annotations
 
 import asyncio
 import contextvars
-import email.utils
-import http
-import http.client
 import io
-import logging
 import os
-import re
 import socket
 import struct
 from collections import deque
 from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager, suppress
+from contextlib import contextmanager
 from random import getrandbits
 from typing import Any, Protocol, TypeAlias
 from urllib.parse import unquote
@@ -34,20 +28,9 @@ from weakref import WeakKeyDictionary
 
 import gevent
 import gevent.event
-from gevent.pywsgi import WSGIHandler
 from gevent.ssl import SSLSocket
-from geventwebsocket.handler import (  # type: ignore[import-untyped]  # there are no stubs
-    Client,
-)
-from geventwebsocket.handler import (
-    WebSocketHandler as StockWebSocketHandler,
-)
-from geventwebsocket.websocket import Stream  # type: ignore[import-untyped]  # as above
-from geventwebsocket.websocket import WebSocket as StockWebSocket
-from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHeader
 from websockets.frames import Frame, Opcode
-from websockets.http11 import Request, Response
+from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
@@ -57,17 +40,17 @@ from unisock.handshake import Handshake, client_address
 from unisock.runtime import adopt, run_blocking
 from unisock.transport import ConnectionLost, Inbox, Transport
 
+from .gevent_handler import (
+    answer_to_handshake,
+    build_response,
+    has_body,
+    protocol_logger,
+    request_handler,
+    serialize,
+    status_line,
+)
 from .gevent_loop import HUB, call_in_greenlet, hub_event_loop
 from .gevent_runtime import GreenletRuntime
-
-# The sans-I/O protocol tells of each connection at level INFO.
-protocol_logger = logging.getLogger("unisock.protocol")
-protocol_logger.setLevel(logging.WARNING)
-
-UPGRADE = "unisock.upgrade"
-"""The key in the WSGI environ under which `WebSocketHandler` waits for `accept`."""
-STOCK = "wsgi.websocket"
-"""The key of gevent-websocket's own `WebSocket`, for code that is written for that package."""
 
 _READ_SIZE = 64 * 1024
 # Amid a large frame: each piece that is joined to it may move all that came before.  Not
@@ -79,258 +62,8 @@ _HIGH_WATER = 64 * 1024
 _WRITE_SIZE = 64 * 1024
 # A frame that is larger is made again for each connection.
 _MAX_KEPT = 64 * 1024
-# How much of a request that is refused is taken, and how long the next piece may take.
-_MAX_DISCARDED = 1024 * 1024
-_LINGER = 0.1
-_ABSOLUTE = re.compile(r"(?:http|ws)s?://(?:[^/?@]*@)?([^/?]*)", re.IGNORECASE)
 # How long a server that stops waits for its sessions, where it says nothing.
 _STOP_TIMEOUT = 1.0
-
-
-class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped package
-    """The request handler for ``WSGIServer(…, handler_class=WebSocketHandler)``.
-
-    A WebSocket handshake goes to the application like any request.  The
-    upgrade waits until a unisock handler accepts, so that it may choose a
-    subprotocol, add headers, or answer with a response of its own.
-
-    Code that is written for gevent-websocket finds its ``wsgi.websocket`` in the
-    environ.  The first use of that object is the upgrade.
-
-    The head of any request is bounded in time and size, for pywsgi waits for ever.
-
-    Attributes:
-        head_timeout: seconds that a request line may take, and then the headers.
-            Late headers are a 408, a late request line is the connection's end.
-            Between requests there is no limit.
-        max_head_size: bytes of all headers; more are a 431.
-
-    A subclass may set others.
-    """
-
-    head_timeout: float = 10.0
-    max_head_size: int = 64 * 1024
-
-    _has_read = False
-    unisock_answered = False
-    """Whether the handshake was answered here: WSGI then answers nothing more."""
-    unisock_serves = False
-    """Whether a unisock handler has the connection."""
-    websocket: Any = None
-    """The `WebSocket` of gevent-websocket, once it has the connection."""
-
-    def read_requestline(self) -> str:
-        """As pywsgi's, in time."""
-        self.environ = None  # that of the last request, which a log would take for this one's
-        if self._has_read:
-            self.rfile.peek(1)  # the next request may come whenever it will
-        with gevent.Timeout(self.head_timeout, TimeoutError()):
-            line: str = WSGIHandler.read_requestline(self)
-            return line
-
-    def read_request(self, raw_requestline: str) -> Any:
-        """As pywsgi's, in time."""
-        self._has_read = True
-        with gevent.Timeout(self.head_timeout, TimeoutError()):
-            return WSGIHandler.read_request(self, raw_requestline)
-
-    def get_environ(self) -> dict[str, Any]:
-        """As pywsgi's; of a target in absolute form its path and host (RFC 9112, section 3.2.2)."""
-        handler: Any = self  # pywsgi's stubs say that there may be no path
-        absolute = _ABSOLUTE.match(handler.path)
-        if absolute is not None:
-            target = handler.path[absolute.end() :]
-            handler.path = target if target.startswith("/") else f"/{target}"
-        # Not pywsgi's own: gunicorn puts more into it.
-        environ: dict[str, Any] = super().get_environ()
-        if absolute is not None:
-            environ["HTTP_HOST"] = absolute[1]
-        return environ
-
-    def MessageClass(self, fp: Any, *args: Any) -> Any:  # noqa: N802  # pywsgi's name
-        """As pywsgi's, which parses the headers, but not without a limit."""
-        return WSGIHandler.MessageClass(self, _Head(fp, self.max_head_size), *args)
-
-    def run_application(self) -> None:
-        """Run the application; a WebSocket handshake finds `UPGRADE` in its environ."""
-        environ: dict[str, Any] = self.environ or {}
-        if environ.get("HTTP_UPGRADE", "").lower() != "websocket":
-            WSGIHandler.run_application(self)
-            return
-        environ[UPGRADE] = self
-        websocket = environ[STOCK] = _StockWebSocket(self, environ["PATH_INFO"])
-        environ[f"{STOCK}_version"] = environ.get("HTTP_SEC_WEBSOCKET_VERSION")
-        try:
-            WSGIHandler.run_application(self)
-            if self.status is None:
-                # Applications for gevent-websocket give no response.  This one has not
-                # used its `WebSocket` either: the client sees an upgrade and a close.
-                self.upgrade(websocket)
-        finally:
-            # Whatever the answer: a client that was refused the upgrade may
-            # have sent frames, and they must not be taken for a request.
-            self.close_connection = True
-            del environ[UPGRADE]
-            environ[STOCK] = None
-            if self.websocket is not None:
-                self._end_websocket()
-
-    def upgrade(self, websocket: _StockWebSocket) -> None:
-        """Answer the handshake, and hand the connection over to gevent-websocket.
-
-        Raises:
-            GreenletExit: the handshake is not valid, and the answer says so.  This ends the
-                application without a log: gevent-websocket does not call it at all.
-            RuntimeError: a unisock handler has the connection, or the application has
-                given another answer.
-        """
-        if self.unisock_serves:
-            raise RuntimeError(f"a unisock handler serves this connection: do not use {STOCK}")
-        if self.headers_sent:
-            raise RuntimeError(f"{STOCK} is used too late: the handshake is answered")
-        environ: Any = self.environ
-        fields: Any = self.headers
-        raw_headers = [(name, value.strip(" \t")) for name, value in fields.raw_items()]
-        response = _answer_to_handshake(self, raw_headers, ServerProtocol(logger=protocol_logger))
-        accepted = response.status_code == 101
-        # A `geventwebsocket.Resource` knows which subprotocol its application speaks.
-        app_protocol = getattr(self.application, "app_protocol", None)
-        if accepted and app_protocol is not None:
-            subprotocol = app_protocol(websocket.path_info)
-            offered = environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "").split(",")
-            if subprotocol in [name.strip() for name in offered if name.strip()]:
-                response.headers["Sec-WebSocket-Protocol"] = subprotocol
-        self.answered(_status_line(response), len(response.body))
-        self.socket.sendall(_serialize(response))
-        if not accepted:
-            raise gevent.GreenletExit
-        self.websocket = websocket
-        websocket.open(environ)
-        # All that a server has, for those who send to all.
-        server: Any = self.server
-        server.clients = getattr(server, "clients", {})
-        server.clients[self.client_address] = Client(self.client_address, websocket)
-
-    def _end_websocket(self) -> None:
-        """Close it, as gevent-websocket's handler does when the application has returned."""
-        server: Any = self.server
-        del server.clients[self.client_address]
-        if not self.websocket.closed:
-            self.websocket.close()
-        self.websocket = None
-
-    def start_response(
-        self, status: str, headers: list[tuple[str, str]], exc_info: Any = None
-    ) -> Callable[[bytes], None]:
-        """As WSGI's, but nothing after the handshake was answered."""
-        if self.unisock_answered:
-            return self.write
-        started: Callable[[bytes], None] = WSGIHandler.start_response(
-            self, status, headers, exc_info
-        )
-        return started
-
-    def write(self, data: bytes) -> None:
-        """As WSGI's, but nothing after the handshake was answered."""
-        if not self.unisock_answered:
-            WSGIHandler.write(self, data)
-
-    def _handle_client_error(self, ex: Exception) -> Any:
-        # http.client's: more than 100 headers.
-        if isinstance(ex, _HeadTooLarge | http.client.HTTPException):
-            self._discard()
-            return _refusal("431 Request Header Fields Too Large")
-        if isinstance(ex, TimeoutError):
-            return _refusal("408 Request Timeout")
-        # gevent 26.9 prints a traceback for a client that resets amid its
-        # request; there is nobody left to answer.
-        if isinstance(ex, ConnectionError):
-            return None
-        if not isinstance(ex, (ValueError, OSError)):
-            # It prints a traceback of others as well, as the IndexError of "HTTP/1".
-            ex = ValueError(f"{type(ex).__name__}: {ex}")
-        inherited: Any = WSGIHandler  # whose stubs do not have it
-        return inherited._handle_client_error(self, ex)
-
-    def _discard(self) -> None:
-        """Take what is under way: closing before it has come would reset, and lose the answer."""
-        self.socket.settimeout(_LINGER)
-        with suppress(OSError):
-            for _ in range(_MAX_DISCARDED // _READ_SIZE):
-                if not self.socket.recv(_READ_SIZE):
-                    return
-
-    def handle(self) -> None:
-        """As pywsgi's, but that a client may leave while its request is refused."""
-        with suppress(ConnectionError):
-            WSGIHandler.handle(self)
-
-    def log_request(self) -> None:
-        """As pywsgi's, to the server's log."""
-        WSGIHandler.log_request(self)
-
-    def answered(self, status: str, length: int) -> None:
-        """Note that the handshake was answered, for WSGI and the access log."""
-        self.unisock_answered = True
-        self.headers_sent = True
-        self.status = self._orig_status = status
-        self.code = int(status.partition(" ")[0])
-        self.response_length = length
-
-
-class _StockWebSocket(StockWebSocket):  # type: ignore[misc]  # untyped package
-    """A `WebSocket` of gevent-websocket, whose first use is the upgrade.
-
-    Before that it has none of the attributes that the constructor sets.
-    """
-
-    __slots__ = ("_request_handler", "path_info")
-
-    def __init__(self, request_handler: WebSocketHandler, path_info: str) -> None:
-        self._request_handler = request_handler
-        # A dispatcher within the application changes that of the environ.
-        self.path_info = path_info
-
-    def __getattr__(self, name: str) -> Any:
-        """Upgrade: an attribute is not there yet, and whatever is done with this reads one."""
-        # There is one more that is not there, as `hasattr` may find.
-        if name not in StockWebSocket.__slots__ or self._request_handler.websocket is self:
-            raise AttributeError(name)
-        self._request_handler.upgrade(self)
-        return getattr(self, name)
-
-    def __del__(self) -> None:
-        """The request handler closes it."""
-
-    def open(self, environ: dict[str, Any]) -> None:
-        """Have the attributes of one that is open."""
-        super().__init__(environ, Stream(self._request_handler), self._request_handler)
-
-
-class _HeadTooLarge(ValueError):
-    """The headers of a request are more than `WebSocketHandler.max_head_size`."""
-
-
-class _Head(io.BufferedIOBase):
-    """The lines of a request's headers, as many as may be."""
-
-    def __init__(self, fp: Any, size: int) -> None:
-        self._fp = fp
-        self._left = size
-
-    def readline(self, size: int | None = -1, /) -> bytes:
-        """The next line."""
-        line: bytes = self._fp.readline(size)
-        self._left -= len(line)
-        if self._left < 0:
-            raise _HeadTooLarge
-        return line
-
-
-def _refusal(status: str) -> tuple[str, bytes]:
-    """What pywsgi answers a request with that it has not read to its end."""
-    answer = f"HTTP/1.1 {status}\r\nConnection: close\r\nContent-Length: 0\r\n\r\n"
-    return status, answer.encode()
 
 
 class GeventHandshake(Handshake):
@@ -396,29 +129,6 @@ class GeventHandshake(Handshake):
         # machine gives an equal one, and has another port.
         is_peer = isinstance(self._peer, tuple) and host is self._peer[0]
         return client_address(host, self._environ["REMOTE_PORT"] if is_peer else 0)
-
-
-def request_handler(environ: Mapping[str, Any]) -> Any:
-    """The request handler that serves this environ.
-
-    Raises:
-        RuntimeError: the server has no WebSockets; the message says which has.
-    """
-    if UPGRADE in environ:
-        return environ[UPGRADE]
-    if environ.get(STOCK) is not None:
-        return environ[STOCK].handler
-    raise RuntimeError(
-        "this server cannot upgrade to a WebSocket: serve with "
-        "unisock.adapters.flask.WSGIServer(…).serve_forever(), or with "
-        "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker"
-    )
-
-
-def _has_body(handler: Any) -> bool:
-    # Not pywsgi's number, for which it takes "+0" and "1_0" too.
-    length = handler.environ.get("CONTENT_LENGTH", "0")
-    return length.strip("0") != "" or "HTTP_TRANSFER_ENCODING" in handler.environ
 
 
 class _LastFrame:
@@ -548,7 +258,7 @@ class GeventTransport(Transport):
             if self._lost:
                 raise ConnectionLost
             if status_code != 101:
-                self.answer(_response(status_code, body, prepared))
+                self.answer(build_response(status_code, body, prepared))
                 self._disconnect(1006)
                 raise ConnectionLost
             response, self._response = self._response, None
@@ -558,7 +268,7 @@ class GeventTransport(Transport):
             for name, value in prepared:
                 response.headers[name] = value
             self._request_handler.answered("101 Switching Protocols", 0)
-            self._write(_serialize(response))
+            self._write(serialize(response))
             self._open()
 
         await self._call(accept)
@@ -570,7 +280,7 @@ class GeventTransport(Transport):
             answer = self._prepare((status_code, body, headers))
             if self._lost:
                 raise ConnectionLost
-            self.answer(_response(*answer))
+            self.answer(build_response(*answer))
 
         await self._call(reject)
 
@@ -627,7 +337,7 @@ class GeventTransport(Transport):
         """
         self._request_handler.unisock_serves = True
         headers = self.handshake.raw_headers
-        response = _answer_to_handshake(self._request_handler, headers, self._protocol)
+        response = answer_to_handshake(self._request_handler, headers, self._protocol)
         if response.status_code == 101:
             self._response = response
             return True
@@ -636,12 +346,12 @@ class GeventTransport(Transport):
 
     def refuse(self) -> None:
         """The server is stopping: 503."""
-        self.answer(_response(503, b"the server is stopping\n", []))
+        self.answer(build_response(503, b"the server is stopping\n", []))
 
     def answer(self, response: Response) -> None:
         """Answer the handshake with an HTTP response that is no 101."""
-        self._request_handler.answered(_status_line(response), len(response.body))
-        self._write(_serialize(response))
+        self._request_handler.answered(status_line(response), len(response.body))
+        self._write(serialize(response))
 
     def read(self) -> None:
         """Read until the connection has ended; the body of the request's greenlet."""
@@ -718,7 +428,7 @@ class GeventTransport(Transport):
         finally:
             self._sock.settimeout(timeout)
         # Of a request with a body WSGI reads what is left before it answers.
-        if not _has_body(handler):
+        if not has_body(handler):
             rfile.close()
             handler.environ["wsgi.input"] = io.BytesIO()  # a framework may ask for the body
         return data
@@ -1161,50 +871,6 @@ def _sessions_of(server: Any) -> _Sessions:
 
         server.close = close_with_sessions
     return sessions
-
-
-def _answer_to_handshake(
-    handler: Any, raw_headers: Iterable[tuple[str, str]], protocol: ServerProtocol
-) -> Response:
-    """A 101, unless the handshake is not valid (RFC 6455, section 4.2.1)."""
-    if handler.command != "GET" or handler.request_version != "HTTP/1.1":
-        return _response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", [])
-    if _has_body(handler):
-        # Its bytes would be taken for frames.
-        return _response(400, b"a WebSocket handshake has no body\n", [])
-    try:
-        headers = Headers(raw_headers)
-    except InvalidHeader:
-        return _response(400, b"a header has a character that none may have\n", [])
-    if len(headers.get_all("Host")) != 1:
-        return _response(400, b"a request has one Host\n", [])  # RFC 9112, section 3.2
-    response = protocol.accept(Request(handler.path, headers))
-    if response.status_code != 101 and "13" not in headers.get_all("Sec-WebSocket-Version"):
-        # Section 4.2.2: tell the versions that are spoken here.
-        response.status_code, response.reason_phrase = 426, "Upgrade Required"
-        response.headers["Sec-WebSocket-Version"] = "13"
-    return response
-
-
-def _status_line(response: Response) -> str:
-    return f"{response.status_code} {response.reason_phrase}"
-
-
-def _response(status_code: int, body: bytes, headers: list[tuple[str, str]]) -> Response:
-    fields = Headers(headers)
-    fields["Date"] = email.utils.formatdate(usegmt=True)
-    fields["Connection"] = "close"
-    try:
-        phrase = http.HTTPStatus(status_code).phrase
-    except ValueError:  # not a registered one
-        phrase = ""
-    return Response(status_code, phrase, fields, body)
-
-
-def _serialize(response: Response) -> bytes:
-    # By hand: websockets before 17 sends headers as UTF-8.
-    head = f"HTTP/1.1 {response.status_code} {response.reason_phrase}\r\n{response.headers}"
-    return head.encode("latin-1") + (response.body or b"")
 
 
 def _set_nodelay(sock: Any) -> None:

@@ -15,7 +15,7 @@ from typing import Any
 import gevent
 from gevent import pywsgi
 
-from .gevent import WebSocketHandler
+from .gevent_handler import WebSocketHandler
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
 # To listen on; nobody can connect to these.

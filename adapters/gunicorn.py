@@ -12,7 +12,7 @@ from typing import Any
 
 from gunicorn.workers.ggevent import GeventPyWSGIWorker, PyWSGIHandler
 
-from .gevent import WebSocketHandler
+from .gevent_handler import WebSocketHandler
 
 
 class GunicornWebSocketHandler(WebSocketHandler, PyWSGIHandler):  # type: ignore[misc]  # untyped
