@@ -941,7 +941,9 @@ async def test_shutdown_ends_what_waits_elsewhere(server: Server) -> None:
     """
     async with spare_server(server.row) as spare, contextlib.AsyncExitStack() as stack:
         raws: dict[tuple[str, str], RawClient] = {}
-        for how in ("before", "flood", "elsewhere"):
+        # A flood that never waits fills the memory.
+        floods = () if server.row.without("send_waits") else ("flood",)
+        for how in ("before", *floods, "elsewhere"):
             for form in _SHUTDOWN:
                 path = f"/closing/shutdown/{form}/{how}"
                 early = how == "before" and not server.row.without("deferred_upgrade")

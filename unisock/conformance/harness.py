@@ -81,6 +81,7 @@ _START_TIMEOUT = 40 * PATIENCE
 _STOP_TIMEOUT = 15 * PATIENCE
 _TEST_TIMEOUT = 40 * PATIENCE
 _EVENT_TIMEOUT = 12 * PATIENCE
+_LATE = 1.2  # seconds that a row without ``prompt_log`` may take to log an error
 _JOURNAL = "UNISOCK_JOURNAL"
 _KEY = "dGhlIHNhbXBsZSBub25jZQ=="
 
@@ -224,9 +225,12 @@ def clause(*numbers: str, timeout: float = _TEST_TIMEOUT) -> Callable[[Test], Ca
         @functools.wraps(test)
         def run(server: Server) -> None:
             rows.noted.clear()
+            errors = server.errors_told()
             try:
                 asyncio.run(_run_within(test(server), timeout))
             finally:
+                if "prompt_log" in server.row.lacks and server.errors_told() > errors:
+                    time.sleep(_LATE)  # so that their lines are not the next test's
                 NOTES[server.row.name, test.__name__] = set(rows.noted)
 
         run.clauses = numbers  # type: ignore[attr-defined]  # for the table
@@ -404,10 +408,10 @@ class Server:
 
         A server may print after a client has read the last byte; a connection
         that begins and ends after it leaves time for that.  Without `mark` it waits for
-        lines that come late as well, so that they are not the next test's.
+        lines that come late as well, so that they are not those of the next step.
         """
         if not mark and "prompt_log" in self.row.lacks:
-            await asyncio.sleep(1.2)
+            await asyncio.sleep(_LATE)
         for _ in range(2):
             async with self.connect("/ready") as client:
                 await client.closed()
@@ -432,6 +436,12 @@ class Server:
                         if name == event:
                             return data
                     await asyncio.sleep(0.01)
+
+    def errors_told(self) -> int:
+        """How many errors have reached the framework."""
+        self._read_journal()
+        names = (name for events in self._events.values() for name, _ in events)
+        return sum(name == "framework-error" for name in names)
 
     def _read_journal(self) -> None:
         with self._journal.open("rb") as file:
