@@ -186,7 +186,7 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             if subprotocol in [name.strip() for name in offered if name.strip()]:
                 response.headers["Sec-WebSocket-Protocol"] = subprotocol
         self.answered(_status_line(response), len(response.body))
-        self.socket.sendall(response.serialize())
+        self.socket.sendall(_serialize(response))
         if not accepted:
             raise gevent.GreenletExit
         self.websocket = websocket
@@ -527,7 +527,7 @@ class GeventTransport(Transport):
             for name, value in prepared:
                 response.headers[name] = value
             self._request_handler.answered("101 Switching Protocols", 0)
-            self._write(response.serialize())
+            self._write(_serialize(response))
             self._open()
 
         await self._call(accept)
@@ -610,7 +610,7 @@ class GeventTransport(Transport):
     def answer(self, response: Response) -> None:
         """Answer the handshake with an HTTP response that is no 101."""
         self._request_handler.answered(_status_line(response), len(response.body))
-        self._write(response.serialize())
+        self._write(_serialize(response))
 
     def read(self) -> None:
         """Read until the connection has ended; the body of the request's greenlet."""
@@ -1164,6 +1164,12 @@ def _response(status_code: int, body: bytes, headers: list[tuple[str, str]]) -> 
     except ValueError:  # not a registered one
         phrase = ""
     return Response(status_code, phrase, fields, body)
+
+
+def _serialize(response: Response) -> bytes:
+    # By hand: websockets before 17 sends headers as UTF-8.
+    head = f"HTTP/1.1 {response.status_code} {response.reason_phrase}\r\n{response.headers}"
+    return head.encode("latin-1") + (response.body or b"")
 
 
 def _set_nodelay(sock: Any) -> None:

@@ -19,7 +19,6 @@ import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout
 from pathlib import Path
-from types import FrameType
 from typing import Any, NoReturn
 
 from . import __version__, doctor
@@ -70,23 +69,39 @@ def main(argv: Sequence[str] | None = None) -> int:
     """Run a command; return its exit status."""
     args = _parser().parse_args(argv)
     try:
-        # Until a server handles them, both end the process without a word.
-        _on_stop_signals(signal.default_int_handler)
-        status: int = args.run(args)
+        # The inner `finally` may be interrupted itself, so the outer `except` is around it.
+        with _StopSignals():
+            status: int = args.run(args)
+            return status
     except ServeError as exc:
         print(f"unisock {args.command}: {exc}", file=sys.stderr)
         return exc.status
     except KeyboardInterrupt:
         return 0 if args.command == "serve" else 130
-    else:
-        return status
-    finally:
-        _on_stop_signals(signal.SIG_IGN)  # it is ending
 
 
-def _on_stop_signals(action: Callable[[int, FrameType | None], Any] | signal.Handlers) -> None:
-    for number in STOP_SIGNALS:
-        signal.signal(number, action)
+class _StopSignals:
+    """Within the block the first signal to stop raises `KeyboardInterrupt`, no other does.
+
+    A terminal's Ctrl-C and the parent's SIGTERM often come together: the second
+    must not strike while the first is handled.  After the block both are ignored,
+    for the process is about to end.
+    """
+
+    def __enter__(self) -> None:
+        self._is_armed = True
+        for number in STOP_SIGNALS:
+            signal.signal(number, self._handle)
+
+    def __exit__(self, *_: object) -> None:
+        self._is_armed = False
+        for number in STOP_SIGNALS:
+            signal.signal(number, signal.SIG_IGN)
+
+    def _handle(self, *_: object) -> None:
+        if self._is_armed:
+            self._is_armed = False
+            raise KeyboardInterrupt
 
 
 def _serve(args: argparse.Namespace) -> int:

@@ -258,7 +258,7 @@ def _error(exc: Exception, message: str | bytes) -> Exception:
     plain = None
     with suppress(*_ERRORS):
         plain = _PLAIN.decode(message)
-    return InvalidMessage(1007, reason_of(exc, plain), message)
+    return InvalidMessage(1007, reason_of(exc, message, plain), message)
 
 
 def _make_decoder(type_: Any) -> _Decoder:

@@ -22,6 +22,29 @@ _MAX_TAG = 32
 _MAX_ERRORS = 3
 
 _WORD = re.compile(r"[\w-]+")
+# What msgspec 0.19 to 0.23 say of malformed JSON.  The words of another version are
+# left out: what a client sees must not change with a dependency.
+_MALFORMED = re.compile(r"JSON is malformed: (?P<words>.+) \(byte (?P<byte>\d+)\)")
+_SYNTAX = frozenset(
+    {
+        "expected '\"'",
+        "expected ',' or ']'",
+        "expected ',' or '}'",
+        "expected ':'",
+        "invalid character",
+        "invalid character in unicode escape",
+        "invalid escape character in string",
+        "invalid escaped character",
+        "invalid number",
+        "invalid utf-16 surrogate pair",
+        "object keys must be strings",
+        "trailing characters",
+        "trailing comma in array",
+        "trailing comma in object",
+        "unexpected end of escaped utf-16 surrogate pair",
+        "unexpected end of hex escape",
+    }
+)
 # What pydantic's errors are in the words of msgspec, where they have one meaning.
 _EXPECTED = {
     "bool_parsing": "bool",
@@ -47,11 +70,12 @@ _MEANINGS = {
 }
 
 
-def reason_of(exc: Exception, plain: Any) -> str:
+def reason_of(exc: Exception, message: str | bytes, plain: Any) -> str:
     """Say what `exc`, raised for a message, means.
 
     Args:
         exc: an error of msgspec, of pydantic, or of a codec.
+        message: as it came.
         plain: the message, decoded to plain objects if it can be.
     """
     if isinstance(exc, msgspec.ValidationError):
@@ -64,13 +88,13 @@ def reason_of(exc: Exception, plain: Any) -> str:
         errors: Sequence[Any] = errors_of(include_url=False)
         words = (_of_pydantic(error, plain) for error in errors[:_MAX_ERRORS])
         return _line("; ".join(dict.fromkeys(words)))
-    return _line(f"$: {_not_json(exc)}")
+    return _line(f"$: {_not_json(exc, message)}")
 
 
-def _not_json(exc: Exception) -> str:
+def _not_json(exc: Exception, message: str | bytes) -> str:
     match exc:
         case msgspec.DecodeError():
-            return f"not JSON: {_lower(str(exc).removeprefix('JSON is malformed: '))}"
+            return _malformed(str(exc), message)
         case json.JSONDecodeError():
             return f"not JSON: {_lower(exc.msg)} (char {exc.pos})"
         case UnicodeError():
@@ -79,6 +103,29 @@ def _not_json(exc: Exception) -> str:
             return "nested too deeply"
         case _:
             return "not JSON"  # a codec's own words may say anything
+
+
+def _malformed(words: str, message: str | bytes) -> str:
+    # msgspec has another error for this from 0.23 on, and finds it at another moment.
+    if isinstance(message, bytes) and not _is_utf8(message):
+        return "not JSON: not UTF-8"
+    if words == "Input data was truncated":
+        return "not JSON: input data was truncated"
+    found = _MALFORMED.fullmatch(words)
+    if found is None:
+        return "not JSON"
+    where = f"(byte {found['byte']})"
+    return (
+        f"not JSON: {found['words']} {where}" if found["words"] in _SYNTAX else f"not JSON {where}"
+    )
+
+
+def _is_utf8(data: bytes) -> bool:
+    try:
+        data.decode()
+    except UnicodeDecodeError:
+        return False
+    return True
 
 
 def _of_msgspec(exc: msgspec.ValidationError) -> str:

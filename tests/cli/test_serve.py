@@ -346,6 +346,29 @@ def test_a_signal_while_the_workers_start(
     assert command.errors() == ""
 
 
+@pytest.mark.parametrize("on", ["--on=starlette", "--on=all"])
+def test_a_second_signal_while_the_first_is_handled(
+    unisock: Start, tmp_path: Path, on: str
+) -> None:
+    # The second comes while the first is handled, when the command begins to ignore both.
+    (tmp_path / "struck.py").write_text(
+        "import os, signal, sys\n"
+        "def signal_late(number, action, signal_=signal.signal):\n"
+        "    if action is signal.SIG_IGN:\n"
+        "        os.kill(os.getpid(), signal.SIGTERM)\n"
+        "    return signal_(number, action)\n"
+        "if '--on=all' not in sys.argv:\n"
+        "    signal.signal = signal_late\n"
+        "    if any(argument.startswith('--worker') for argument in sys.argv):\n"
+        "        os.kill(os.getppid(), signal.SIGINT)\n"
+        "    os.kill(os.getpid(), signal.SIGINT)\n"
+        "async def struck(ws): ...\n"
+    )
+    command = unisock("serve", "struck:struck", on, "--port=0", QUIET)
+    assert command.wait() == 0
+    assert command.errors() == ""
+
+
 def test_an_interrupt_before_the_workers_can_handle_it(
     unisock: Start, echo: str, tmp_path: Path
 ) -> None:

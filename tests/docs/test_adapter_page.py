@@ -31,6 +31,7 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
+@pytest.mark.full_matrix
 @pytest.mark.timeout(600)
 def test_the_page_s_adapter_conforms(project: Path) -> None:
     assert 'tiny = "tiny_unisock"' in PAGE.read_text()

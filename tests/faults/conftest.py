@@ -14,7 +14,7 @@ from typing import Any
 import pytest
 from websockets.sync.client import ClientConnection, connect
 
-from tests.faults.kinds import KINDS, KindServer, handshake
+from tests.faults.kinds import KINDS, MAIN, KindServer, handshake
 from tests.servers import RawClient
 
 __all__ = ["ROWS", "App", "Peer", "check_echo", "handshake", "wait_until_stuck"]
@@ -22,6 +22,19 @@ __all__ = ["ROWS", "App", "Peer", "check_echo", "handshake", "wait_until_stuck"]
 ROWS = KINDS
 
 _PATIENCE = 20.0
+_FURTHER = set(KINDS) - set(MAIN)
+
+
+def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    """Leave the further servers to the full matrix."""
+    for item in items:
+        kinds = (
+            item.callspec.params.values()
+            if isinstance(item, pytest.Function) and hasattr(item, "callspec")
+            else ()
+        )
+        if Path(__file__).parent in item.path.parents and not _FURTHER.isdisjoint(map(str, kinds)):
+            item.add_marker(pytest.mark.full_matrix)
 
 
 class App(KindServer):

@@ -32,6 +32,7 @@ from pydantic import BaseModel, ConfigDict, Field, RootModel
 from unisock import InvalidMessage, JSONCodec
 from unisock.annotations import members
 from unisock.messages import TaggedUnion, decode, encode
+from unisock.reasons import reason_of
 from unisock.tags import Tags, UnknownTag
 
 T = TypeVar("T")
@@ -627,7 +628,7 @@ BAD: list[tuple[str | bytes, str]] = [
     ('"\\ud800"', "input data was truncated"),
     ('"\\ud800 and more"', "unexpected end of escaped utf-16 surrogate pair (byte 7)"),
     ('"\\ud800\\u0041"', "invalid utf-16 surrogate pair (byte 13)"),
-    (b"\xff", "invalid character (byte 0)"),
+    (b"\xff", "not UTF-8"),
     (b'"\xff"', "not UTF-8"),
     (b'{"\xff":1}', "not UTF-8"),
     (b'{"name":"\xff"}', "not UTF-8"),
@@ -672,6 +673,24 @@ class TestNotJSON:
     def test_by_the_json_module(self, message: str | bytes, expected: str) -> None:
         for type_ in (Any, User, Age, DataJoin | DataSay):
             assert reason(message, type_, json) == expected
+
+    @pytest.mark.parametrize("message", [b'{"a":"\xff"}', b"\xff", b'{x "\xff"', b'["\xc0\x80"]'])
+    @pytest.mark.parametrize("type_", [Any, Age])
+    def test_what_is_not_utf_8(self, message: bytes, type_: Any) -> None:
+        assert reason(message, type_) == "$: not JSON: not UTF-8"
+
+    @pytest.mark.parametrize(
+        ("words", "expected"),
+        [
+            ("JSON is malformed: trailing characters (byte 7)", "trailing characters (byte 7)"),
+            ("JSON is malformed: words of a later version (byte 7)", "(byte 7)"),
+            ("Words of a later version", ""),
+        ],
+    )
+    def test_words_of_a_later_msgspec_are_left_out(self, words: str, expected: str) -> None:
+        said = reason_of(msgspec.DecodeError(words), "[]", None)
+        colon = ":" if expected[:1].isalpha() else ""
+        assert said == f"$: not JSON{colon} {expected}".rstrip()
 
     def test_another_codecs_words_are_not_sent(self) -> None:
         assert reason("", Any, Wrapper()) == "$: not JSON"
@@ -1229,6 +1248,7 @@ from typing import Literal
 import msgspec
 import unisock
 from unisock.messages import TaggedUnion, decode, encode
+from unisock.reasons import reason_of
 
 @dataclass
 class Join:

@@ -168,7 +168,7 @@ _HANDSHAKES = {
     ),
     "POST": _BadHandshake({"method": "POST"}, (400, 404, 405, 426), "method"),
     "a header of 100 KB": _BadHandshake(
-        {"headers": {"X-Large": "x" * 100_000}}, (400, 413, 431), "header_limit"
+        {"headers": {"X-Large": "x" * 100_000}}, (400, 413, 431), "header_limit", (101, 400)
     ),
 }
 
