@@ -6,11 +6,12 @@ import asyncio
 import struct
 import zlib
 from collections.abc import Callable, Iterable, Mapping
-from typing import Any, NamedTuple
+from typing import Any, NamedTuple, Unpack
 
 from unisock import Address, Handler
 from unisock.handlers import prepare
 from unisock.handshake import Handshake
+from unisock.options import OptionsDict
 from unisock.wire.carrier import WriteGauge
 from unisock.wire.deflate import Deflate
 from unisock.wire.opening import check_opening
@@ -199,7 +200,7 @@ class Session:
         compression: Deflate | None = None,
         ping_interval: float | None = None,
         ping_timeout: float | None = None,
-        **options: Any,
+        **options: Unpack[OptionsDict],
     ) -> None:
         mounted = prepare(handler, options)
         self.carrier = MemoryCarrier()

@@ -267,13 +267,11 @@ def test_6_3_bad_text_however_it_is_cut() -> None:
 )
 def test_6_4_it_fails_at_the_first_octet_that_cannot_be(payload: bytes, first_bad: int) -> None:
     # In the next fragment, and amid a frame that is not there whole.
-    good, bad = payload[: first_bad], payload[first_bad : first_bad + 1]
+    good, bad = payload[:first_bad], payload[first_bad : first_bad + 1]
     beginning = frame(TEXT, good, fin=False)
     whole = frame(TEXT, payload)
-    for before, then in (
-        ([beginning], frame(CONT, bad, fin=False)),
-        octets(whole[: 6 + first_bad]) and ([whole[: 6 + first_bad]], whole[6 + first_bad :][:1]),
-    ):
+    there, next_octet = whole[: 6 + first_bad], whole[6 + first_bad : 7 + first_bad]
+    for before, then in (([beginning], frame(CONT, bad, fin=False)), ([there], next_octet)):
         converse(before, [])
         fails([*before, then], 1007)
 
@@ -290,7 +288,7 @@ def _texts() -> Iterator[tuple[bytes, bool]]:
     alone = [chr(n).encode("utf-8", "surrogatepass") for n in surrogates]
     bad = [
         # Incomplete, and lone continuations
-        *(KOSME[:n] for n in range(len(KOSME)) if KOSME[:n].decode(errors="ignore").encode() != KOSME[:n]),
+        *(KOSME[:n] for n in (1, 3, 4, 6, 8, 10)),
         b"\xf8\x88\x80\x80\x80", b"\xfc\x84\x80\x80\x80\x80", b"\xf7\xbf\xbf\xbf",
         b"\xfb\xbf\xbf\xbf\xbf", b"\xfd\xbf\xbf\xbf\xbf\xbf", b"\xf4\x90\x80\x80",
         *(b"\x80\xbf" * (n // 2) + b"\x80" * (n % 2) for n in range(1, 8)),
@@ -362,7 +360,24 @@ def test_7_5_a_reason_is_utf8() -> None:
 
 @pytest.mark.parametrize(
     "code",
-    [1000, 1001, 1002, 1003, 1007, 1008, 1009, 1010, 1011, 1012, 1013, 1014, 3000, 3999, 4000, 4999],
+    [
+        1000,
+        1001,
+        1002,
+        1003,
+        1007,
+        1008,
+        1009,
+        1010,
+        1011,
+        1012,
+        1013,
+        1014,
+        3000,
+        3999,
+        4000,
+        4999,
+    ],
 )
 def test_7_7_codes_that_may_be_sent(code: int) -> None:
     for pieces in both(close(code)):
@@ -441,8 +456,12 @@ OFFERS = [
     ),
     # The first that can be had: there is no window of 8 bits.
     (
-        "permessage-deflate; server_no_context_takeover; server_max_window_bits=8, "
-        "permessage-deflate; server_no_context_takeover",
+        ", ".join(
+            [
+                "permessage-deflate; server_max_window_bits=8",
+                "permessage-deflate; server_no_context_takeover",
+            ]
+        ),
         "permessage-deflate; server_no_context_takeover",
     ),
 ]
@@ -462,7 +481,7 @@ def test_12_and_13_compressed_messages(offer: str, answer: str, opcode: int, siz
         assert f"{EXTENSIONS}: {answer}" in head.split("\r\n")
         client = Zip(receive_bits=9 if "bits=9" in offer else 15)
         for number in range(1000 if _WHOLE else 10):
-            message = (f"{number} {{\"a\": [1, 2, 3]}} ".encode() * (size // 8))[:size]
+            message = (f'{number} {{"a": [1, 2, 3]}} '.encode() * (size // 8))[:size]
             compressed = client.compress(message)
             # 12.5: in one frame, in fragments, and with a ping between
             if number % 3:

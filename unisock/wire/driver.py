@@ -270,8 +270,7 @@ class Wire:
             ConnectionLost: the connection has ended; also when it is awaited.
         """
         connection = self.connection
-        assert connection is not None
-        if connection.state is not _OPEN:
+        if connection is None or connection.state is not _OPEN:
             raise ConnectionLost
         if self._writing_paused:
             return self._send_later(data)
@@ -345,8 +344,7 @@ class Wire:
             ConnectionLost: the connection has ended.
         """
         connection = self.connection
-        assert connection is not None
-        if connection.state is not _OPEN:
+        if connection is None or connection.state is not _OPEN:
             raise ConnectionLost
         connection.close(code, reason)
         self._stop_keepalive()
