@@ -434,6 +434,7 @@ def test_10_1_a_message_in_fragments_of_1300() -> None:
 # 12 and 13: compression
 
 EXTENSIONS = "Sec-WebSocket-Extensions"
+PLAIN = "permessage-deflate"
 # What the client offers, and what is answered with windows of 15 bits here.
 OFFERS = [
     ("permessage-deflate", "permessage-deflate"),
@@ -456,12 +457,7 @@ OFFERS = [
     ),
     # The first that can be had: there is no window of 8 bits.
     (
-        ", ".join(
-            [
-                "permessage-deflate; server_max_window_bits=8",
-                "permessage-deflate; server_no_context_takeover",
-            ]
-        ),
+        f"{PLAIN}; server_max_window_bits=8, {PLAIN}; server_no_context_takeover",
         "permessage-deflate; server_no_context_takeover",
     ),
 ]

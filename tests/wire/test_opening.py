@@ -123,6 +123,9 @@ def test_a_response(status_code: int) -> None:
 # The negotiation of permessage-deflate (RFC 7692, section 7.1)
 
 
+BOTH_RESET = "server_no_context_takeover; client_no_context_takeover"
+
+
 def answer(offer: str, **options: Any) -> str | None:
     opening = check(headers(Sec_WebSocket_Extensions=offer), deflate=Deflate(**options))
     return None if opening.deflate is None else opening.deflate.header
@@ -144,15 +147,8 @@ def answer(offer: str, **options: Any) -> str | None:
             "permessage-deflate; server_max_window_bits=10; client_max_window_bits=8",
         ),
         (
-            "permessage-deflate; server_no_context_takeover; client_no_context_takeover",
-            "; ".join(
-                [
-                    "permessage-deflate",
-                    "server_no_context_takeover",
-                    "client_no_context_takeover",
-                    "server_max_window_bits=12",
-                ]
-            ),
+            f"permessage-deflate; {BOTH_RESET}",
+            f"permessage-deflate; {BOTH_RESET}; server_max_window_bits=12",
         ),
         # What cannot be accepted is passed over.
         (
