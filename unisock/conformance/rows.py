@@ -110,6 +110,7 @@ _UVICORN_WEBSOCKETS = {
     "unread_close": "uvicorn 0.54 websockets tells nothing of a close of a peer that does not read",
     "unread_shutdown": "uvicorn 0.54 websockets ends the process amid a close that nobody reads",
 }
+_UVICORN_UNISOCK = {"http_1_0": _H11_1_0}
 _UVICORN_WSPROTO = {
     "compressed_fragments": f"{_WSPROTO} does not inflate the fragments that follow a ping",
     "http_1_0": _H11_1_0,
@@ -210,6 +211,8 @@ _SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "uvicorn websockets-sansio": _UVICORN_SANSIO,
         "uvicorn websockets": _UVICORN_WEBSOCKETS,
         "uvicorn wsproto": _UVICORN_WSPROTO,
+        "uvicorn unisock": _UVICORN_UNISOCK,
+        "uvicorn unisock wrapped": _UVICORN_UNISOCK,
         "hypercorn": _HYPERCORN,
         "granian": _GRANIAN,
         "WSGIServer unpatched": {},
@@ -219,8 +222,10 @@ _SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "gunicorn stock": {**_STOCK, **_GUNICORN},
     }
 )
-_ASGI_SERVERS = tuple(_SERVERS)[:5]
-_WSGI_SERVERS = tuple(_SERVERS)[5:]
+_ASGI_SERVERS = tuple(_SERVERS)[:7]
+_WSGI_SERVERS = tuple(_SERVERS)[7:]
+# What stands between is the same for all.
+_WRAPPED, _WRAPPED_FRAMEWORK = "uvicorn unisock wrapped", "starlette"
 
 
 def _capabilities(lacks: Mapping[str, str]) -> Capabilities:
@@ -230,6 +235,8 @@ def _capabilities(lacks: Mapping[str, str]) -> Capabilities:
 def _rows() -> Iterator[Row]:
     for framework, forms in _FORMS.items():
         for server in _WSGI_SERVERS if framework == "flask" else _ASGI_SERVERS:
+            if server == _WRAPPED and framework != _WRAPPED_FRAMEWORK:
+                continue
             lacks = {**_SERVERS[server], **forms.get("lacks", {})}
             yield Row(
                 name=f"{framework} on {server}",

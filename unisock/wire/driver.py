@@ -354,6 +354,22 @@ class Wire:
         while self._writing_paused and not self.is_lost:
             await self._wait_to_write()
 
+    def end(self, code: int, *, at_once: bool = False) -> None:
+        """Close unless it has ended, without waiting.
+
+        Args:
+            code: that of the close frame.
+            at_once: whether the peer's answer is not waited for.
+        """
+        connection = self.connection
+        if connection is not None and connection.state is _OPEN and not self.is_lost:
+            connection.close(code, "")
+            self._stop_keepalive()
+            self._wake_writers()
+        self._end_soon()
+        if at_once:
+            self._carrier.close()
+
     async def wait_lost(self) -> None:
         """Wait until the socket is closed; for one task."""
         if not self._is_closed:
