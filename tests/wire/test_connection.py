@@ -190,10 +190,11 @@ def test_a_long_reason_is_cut_at_a_character() -> None:
 def test_what_came_before_a_broken_connection_is_delivered() -> None:
     bare = Bare()
     bare.room = 1
-    assert bare.connection.receive(text("a") * 3 + text("half")[:-1]) is Pause.FULL
+    large = "a" * 70_000
+    assert bare.connection.receive(text(large) * 3 + text("half")[:-1]) is Pause.FULL
     assert len(bare.messages) == 1
     bare.connection.lose()
-    assert bare.messages == ["a"] * 3
+    assert bare.messages == [large] * 3
     assert bare.ended == [(1006, "", False)]
     bare.connection.lose()
     assert len(bare.ended) == 1
@@ -202,9 +203,10 @@ def test_what_came_before_a_broken_connection_is_delivered() -> None:
 def test_a_close_frame_among_it_counts() -> None:
     bare = Bare()
     bare.room = 1
-    assert bare.connection.receive(text("a") * 3 + close(3001, b"bye")) is Pause.FULL
+    large = "a" * 70_000
+    assert bare.connection.receive(text(large) * 3 + close(3001, b"bye")) is Pause.FULL
     bare.connection.lose()
-    assert bare.messages == ["a"] * 3
+    assert bare.messages == [large] * 3
     assert bare.ended == [(3001, "bye", True)]
 
 
@@ -214,25 +216,46 @@ def test_a_close_frame_among_it_counts() -> None:
 def test_it_takes_no_more_than_there_is_room_for() -> None:
     bare = Bare()
     bare.room = 2
-    data = b"".join(text(str(n)) for n in range(5)) + text("partial")[:3]
+    large = [str(n) * 70_000 for n in range(5)]
+    data = b"".join(map(text, large)) + text("partial")[:3]
     assert bare.connection.receive(data) is Pause.FULL
-    assert bare.messages == ["0", "1"]
+    assert bare.messages == large[:2]
     bare.room = 2
     assert bare.connection.receive(b"") is Pause.FULL
-    assert bare.messages == ["0", "1", "2", "3"]
+    assert bare.messages == large[:4]
     bare.room = 2
     assert bare.connection.receive(b"") is None
     bare.connection.receive(text("partial")[3:])
-    assert bare.messages == ["0", "1", "2", "3", "4", "partial"]
+    assert bare.messages == [*large, "partial"]
+
+
+def test_of_small_ones_it_takes_some_more() -> None:
+    # A close frame may stand behind them.
+    bare = Bare()
+    bare.room = 1
+    assert bare.connection.receive(text("a") * 10 + close(4000)) is Pause.ENDING
+    assert len(bare.messages) == 10
+    assert bare.connection.receive(b"") is None
+    assert bare.ended == [(4000, "", True)]
+    bare = Bare()
+    bare.room = 1
+    assert bare.connection.receive(text("a") * 10_000) is Pause.FULL
+    assert 500 < len(bare.messages) < 2000
+    bare = Bare()
+    bare.room = 1
+    assert bare.connection.receive(text("a") * 10) is Pause.FULL
+    assert bare.connection.receive(b"") is None
+    assert len(bare.messages) == 10
 
 
 def test_what_comes_in_a_pause_comes_behind() -> None:
     bare = Bare()
     bare.room = 1
-    assert bare.connection.receive(text("0") + text("1")) is Pause.FULL
+    large = [str(n) * 70_000 for n in range(3)]
+    assert bare.connection.receive(text(large[0]) + text(large[1])) is Pause.FULL
     bare.room = 10
-    assert bare.connection.receive(text("2")) is None
-    assert bare.messages == ["0", "1", "2"]
+    assert bare.connection.receive(text(large[2])) is None
+    assert bare.messages == large
 
 
 @pytest.mark.parametrize(

@@ -23,6 +23,10 @@ _STEP = 8 * 1024
 _TURN = 0.002
 # Data that is larger is not copied before its mask is applied.
 _LARGE = 4096
+# How much more of what has come is parsed when `put` says that it is enough, in bytes, and
+# what a message costs beside its own: a close frame may stand behind a few small ones.
+_MAX_OVER = 64 * 1024
+_MESSAGE_COST = 64
 # What a compressed message may have more than one that is not: what cannot be compressed
 # grows by some bytes each block.
 _GROWTH = 8
@@ -86,6 +90,7 @@ class Connection:
         "_mask",
         "_on_closed",
         "_opcode",
+        "_over",
         "_pause",
         "_pieces",
         "_pongs",
@@ -121,6 +126,7 @@ class Connection:
         # where `receive` has paused.
         self._held, self._at = b"", 0
         self._pause: Pause | None = None
+        self._over = 0
         self._failure: Failure | None = None
         # Whether the next frame may be a message by itself.
         self._is_plain = True
@@ -161,12 +167,15 @@ class Connection:
             else:
                 data = self._held
         self._pause = None
+        self._over = 0
         pos = self._parse(data, pos)
+        if self._over and self._pause is not _ENDING:
+            self._pause = _FULL
         if self._pongs is not None:
             self._send_pongs()
         if self.state is _CLOSED or pos == len(data):
             self._held, self._at = b"", 0
-        elif self._pause is None:  # the start of a frame
+        elif len(data) - pos < _LARGE:  # the start of a frame, or little more
             self._held, self._at = data[pos:], 0
         else:
             self._held, self._at = data, pos
@@ -189,7 +198,7 @@ class Connection:
                     message = apply_mask(data[pos + 6 : stop], data[pos + 2 : pos + 6]).decode()
                     pos = stop
                     if not put(message):
-                        self._pause = _FULL
+                        self._count_over(message)
                 else:
                     taken = self._take_frame(data, pos, pos > start)
                     if taken < 0:
@@ -324,6 +333,12 @@ class Connection:
         self._opcode = 0
         self._is_plain = True
         if not self.put(message):
+            self._count_over(message)
+
+    def _count_over(self, message: str | bytes) -> None:
+        """`put` has said that it is enough."""
+        self._over += len(message) + _MESSAGE_COST
+        if self._over > _MAX_OVER:
             self._pause = _FULL
 
     def _too_big(self) -> Failure:

@@ -69,6 +69,7 @@ class Wire:
         "_max_early",
         "_on_lost",
         "_reading_paused",
+        "_waiting",
         "_write",
         "_write_waiters",
         "_writing_paused",
@@ -94,6 +95,8 @@ class Wire:
         self._write_waiters: list[Waiter[None]] | None = None
         # Frames that are to be written together.
         self._joined: list[bytes] | None = None
+        # How many messages were not received yet when the last frame was sent.
+        self._waiting = 0
         self._is_closed = False
         self.is_lost = False
 
@@ -292,12 +295,17 @@ class Wire:
     def _join(self, frame: bytes) -> None:
         """Write it with the replies to the messages that have come together."""
         assert self._inbox is not None
+        waiting = len(self._inbox._messages or ())
+        is_reply, self._waiting = waiting < self._waiting, waiting
+        if not is_reply:  # since the last one no message was received
+            self._write_at_once(frame)
+            return
         if self._joined is None:
             self._joined = []
             self._carrier.call_soon(self._write_joined)
         self._joined.append(frame)
         if (
-            not self._inbox._messages
+            not waiting
             or len(frame) > _MAX_JOINED_SIZE
             or len(self._joined) == _MAX_JOINED
         ):
