@@ -304,11 +304,7 @@ class Wire:
             self._joined = []
             self._carrier.call_soon(self._write_joined)
         self._joined.append(frame)
-        if (
-            not waiting
-            or len(frame) > _MAX_JOINED_SIZE
-            or len(self._joined) == _MAX_JOINED
-        ):
+        if not waiting or len(frame) > _MAX_JOINED_SIZE or len(self._joined) == _MAX_JOINED:
             self._write_joined()
 
     def _write_joined(self) -> None:
