@@ -5,13 +5,13 @@ from __future__ import annotations
 import asyncio
 import struct
 import zlib
-from collections.abc import Callable, Iterable, Mapping
+from collections.abc import Callable, Iterable
 from typing import Any, NamedTuple, Unpack
 
-from unisock import Address, Handler
+from unisock import Handler
 from unisock.handlers import prepare
-from unisock.handshake import Handshake
 from unisock.options import OptionsDict
+from unisock.testing.wires import MemoryHandshake
 from unisock.wire.carrier import WriteGauge
 from unisock.wire.deflate import Deflate
 from unisock.wire.opening import check_opening
@@ -103,18 +103,6 @@ def frames_of(data: bytes) -> list[Frame]:
     return found
 
 
-class MemoryHandshake(Handshake):
-    """A handshake of given headers."""
-
-    scheme = "ws"
-    raw_path = "/ws"
-    query_string = ""
-    request = None
-    client: Address | None = None
-    path_params: Mapping[str, Any] = {}
-    raw_headers: Iterable[tuple[str, str]] = HEADERS
-
-
 class MemoryCarrier:
     """A socket whose other end is the test.
 
@@ -204,8 +192,7 @@ class Session:
     ) -> None:
         mounted = prepare(handler, options)
         self.carrier = MemoryCarrier()
-        handshake = MemoryHandshake()
-        handshake.raw_headers = (*HEADERS, *headers)
+        handshake = MemoryHandshake(raw_headers=(*HEADERS, *headers))
         opening = check_opening("GET", "1.1", handshake.raw_headers, deflate=compression)
         self.transport = WireTransport(
             handshake,

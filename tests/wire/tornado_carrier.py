@@ -22,11 +22,8 @@ from unisock.wire.transport import WireTransport
 class TornadoHandshake(Handshake):
     """The handshake in Tornado's request."""
 
-    client: Address | None = None
-
     def __init__(self, handler: RequestHandler) -> None:
-        self._request = handler.request
-        self._params = handler.path_kwargs
+        self._handler, self._request = handler, handler.request
 
     @property
     def scheme(self) -> str:
@@ -46,7 +43,11 @@ class TornadoHandshake(Handshake):
 
     @property
     def path_params(self) -> Mapping[str, Any]:
-        return self._params
+        return self._handler.path_kwargs
+
+    @property
+    def client(self) -> Address | None:
+        return None
 
     @property
     def request(self) -> Any:
