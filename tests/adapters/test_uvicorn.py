@@ -18,6 +18,7 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+import uvicorn
 from websockets.exceptions import ConnectionClosed, InvalidMessage, InvalidStatus
 from websockets.sync.client import ClientConnection, connect, unix_connect
 
@@ -29,8 +30,18 @@ from .conftest import Serve
 CLASS = "unisock.adapters.uvicorn:WebSocketProtocol"
 _PATIENCE = 30.0
 
+# Before 0.36 uvicorn takes a class, by `Config(ws=…)`, and no name of one.
+_TAKES_NAMES = tuple(map(int, uvicorn.__version__.split(".")[:2])) >= (0, 36)
+by_name = pytest.mark.skipif(not _TAKES_NAMES, reason="--ws takes no class in this uvicorn")
+_NAMED = f"""
+import uvicorn.config
+uvicorn.config.WS_PROTOCOLS.setdefault({CLASS!r}, {CLASS!r})
+"""
+
 # What an application does, by the path; one that raises is told of in the log.
-ASGI = """
+ASGI = (
+    _NAMED
+    + """
 import asyncio, json, logging
 logging.basicConfig(level=logging.INFO)
 
@@ -160,6 +171,7 @@ async def receive_two(scope, receive, send):
 
 CASES = {name: value for name, value in globals().items() if asyncio.iscoroutinefunction(value)}
 """
+)
 
 
 @pytest.fixture(scope="module")
@@ -413,7 +425,9 @@ def test_a_server_that_stops_closes_with_1012(serve: Serve) -> None:
 
 # Past ASGI
 
-HANDLERS = """
+HANDLERS = (
+    _NAMED
+    + """
 import logging
 import unisock
 logging.basicConfig(level=logging.INFO)
@@ -425,6 +439,7 @@ async def echo(ws):
     async for message in ws:
         await ws.send(message)
 """
+)
 APPS = {
     "asgi": "from unisock.adapters.asgi import ASGIApp\napp = ASGIApp(echo)",
     "starlette": "from starlette.applications import Starlette\napp = Starlette()\n"
@@ -505,7 +520,7 @@ def test_native_handlers(serve: Serve) -> None:
             is_falcon = scope.get("path", "").startswith("/falcon")
             await (other if is_falcon else starlette)(scope, receive, send)
     """
-    server = serve(textwrap.dedent(source), ws=CLASS)
+    server = serve(_NAMED + textwrap.dedent(source), ws=CLASS)
     for path in ("/ws", "/api/ws", "/falcon/ws"):
         assert say(server, path) == "hello"
     assert "Traceback" not in server.log()
@@ -564,6 +579,7 @@ def greet(client: ClientConnection) -> None:
         assert client.recv(_PATIENCE) == "hello"
 
 
+@by_name
 def test_workers(tmp_path: Path) -> None:
     port = free_port()
     with command(tmp_path, "--workers", "2", "--port", str(port)):
@@ -571,6 +587,7 @@ def test_workers(tmp_path: Path) -> None:
             greet(until(lambda: connect(f"ws://127.0.0.1:{port}/ws")))
 
 
+@by_name
 def test_reload(tmp_path: Path) -> None:
     port = free_port()
     with command(tmp_path, "--reload", "--reload-dir", ".", "--port", str(port)) as log:
@@ -592,12 +609,14 @@ def test_reload(tmp_path: Path) -> None:
     assert "Traceback" not in log.read_text()
 
 
+@by_name
 def test_a_unix_socket(tmp_path: Path) -> None:
     path = str(tmp_path / "socket")
     with command(tmp_path, "--uds", path):
         greet(until(lambda: unix_connect(path, "ws://localhost/ws")))
 
 
+@by_name
 def test_tls(tmp_path: Path) -> None:
     import trustme
 
@@ -646,6 +665,7 @@ def test_tls(tmp_path: Path) -> None:
     assert "without completing" not in log.read_text()
 
 
+@by_name
 def test_proxy_headers(tmp_path: Path) -> None:
     port = free_port()
     source = APP_SOURCE.replace('f"direct', 'f"{ws.request.client.host} {ws.url.scheme} direct')
@@ -656,6 +676,7 @@ def test_proxy_headers(tmp_path: Path) -> None:
             assert client.recv(_PATIENCE) == "192.0.2.7 wss direct: True"
 
 
+@by_name
 def test_uvloop(tmp_path: Path) -> None:
     pytest.importorskip("uvloop")
     port = free_port()
