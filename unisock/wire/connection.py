@@ -166,8 +166,6 @@ class Connection:
                 pos = 0
             else:
                 data = self._held
-        self._pause = None
-        self._over = 0
         pos = self._parse(data, pos)
         if self._over and self._pause is not _ENDING:
             self._pause = _FULL
@@ -183,6 +181,8 @@ class Connection:
 
     def _parse(self, data: bytes, start: int) -> int:
         """Parse from `start` until a pause; return the place behind what was taken."""
+        self._pause = None
+        self._over = 0
         put = self.put
         end = len(data)
         pos = start
