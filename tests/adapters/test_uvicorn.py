@@ -246,6 +246,7 @@ def test_what_an_application_does_is_answered_as_by_uvicorns_own(
         assert (ours, theirs) == (("open", 1011, ""), ("open", 1006, ""))
     elif name == "send-nothing" and _IS_OLD:
         assert ours == ("open", b"\1", 4000, "")
+        return
     elif name == "reject-and-accept":
         assert (ours, theirs) == (("rejected", 500), ("nothing",))
     else:
