@@ -3,7 +3,7 @@
 ==============  ==================================================================
 `frames`        heads, and the payload of close frames (RFC 6455, section 5)
 `masks`         the mask of a client's frames (section 5.3)
-`text`          UTF-8, checked octet by octet (section 8.1)
+`pieces`        a message that comes in pieces; UTF-8, octet by octet (section 8.1)
 `deflate`       permessage-deflate (RFC 7692)
 `opening`       the check of the opening handshake, and the answers (section 4.2)
 `connection`    bytes in, messages out; fragments, control frames, the closing handshake

@@ -15,7 +15,7 @@ from . import frames
 from .deflate import Agreement, Deflater, Inflater
 from .frames import BINARY, CLOSE, CONTINUATION, PING, PONG, TEXT, Failure
 from .masks import apply_mask
-from .text import NOT_UTF8, TextPieces
+from .pieces import NOT_UTF8, BinaryPieces, TextPieces
 
 # How much is parsed between two looks at the clock, and how long it may go on, in
 # seconds.  A frame of a client has six bytes at least.
@@ -30,8 +30,6 @@ _MESSAGE_COST = 64
 # What a compressed message may have more than one that is not: what cannot be compressed
 # grows by some bytes each block.
 _GROWTH = 8
-# In place of a buffer where there is no piece of a message; never written to.
-_NOTHING = bytearray()
 
 
 class State(Enum):
@@ -132,7 +130,7 @@ class Connection:
         self._is_plain = True
         # The message of which some has come; the opcode is 0 where there is none.
         self._opcode = 0
-        self._pieces: bytearray | TextPieces = _NOTHING
+        self._pieces: BinaryPieces | TextPieces | None = None
         self._size = 0
         self._compressed = False
         # The data frame of which some has come: how much is still to come, its mask (as
@@ -276,7 +274,7 @@ class Connection:
             self._is_plain = False
             self._compressed = rsv1
             self._size = 0
-            self._pieces = _NOTHING
+            self._pieces = None
         most = self.max_message_size
         if self._compressed:
             most += most // _GROWTH + _LARGE
@@ -310,12 +308,9 @@ class Connection:
         self._size += len(piece)
         if self._size > self.max_message_size:
             raise self._too_big()
-        if self._pieces is _NOTHING:
-            self._pieces = bytearray() if self._opcode == BINARY else TextPieces()
-        if isinstance(self._pieces, TextPieces):
-            self._pieces.add(piece)
-        else:
-            self._pieces += piece
+        if self._pieces is None:
+            self._pieces = BinaryPieces() if self._opcode == BINARY else TextPieces()
+        self._pieces.add(piece)
 
     def _end_message(self) -> None:
         """The last piece has come."""
@@ -323,11 +318,9 @@ class Connection:
             assert self._inflater is not None
             self._compressed = False
             self._add(self._inflater.end(self.max_message_size - self._size))
-        pieces, self._pieces = self._pieces, _NOTHING
-        if isinstance(pieces, TextPieces):
-            self._deliver(pieces.end())
-        else:
-            self._deliver(bytes(pieces) if self._opcode == BINARY else "")
+        pieces, self._pieces = self._pieces, None
+        empty: str | bytes = b"" if self._opcode == BINARY else ""
+        self._deliver(empty if pieces is None else pieces.end())
 
     def _deliver(self, message: str | bytes) -> None:
         self._opcode = 0
@@ -419,7 +412,7 @@ class Connection:
         self._write(frames.build_frame(CLOSE, payload))
         # A message of which some has come is none.
         self._is_plain = False
-        self._pieces = _NOTHING
+        self._pieces = None
 
     def lose(self) -> None:
         """The connection has broken (section 7.1.5); what came before is delivered."""
@@ -439,5 +432,5 @@ class Connection:
         self._is_plain = False
         self._held, self._at = b"", 0
         self._pongs = None
-        self._pieces = _NOTHING
+        self._pieces = None
         self._on_closed(code, reason, is_clean)
