@@ -23,6 +23,8 @@ from unisock.options import OptionsDict
 from unisock.paths import PathTemplate
 from unisock.transport import ConnectionLost, Disconnect, Inbox, PullTransport
 
+from .direct import direct_server
+
 Scope: TypeAlias = MutableMapping[str, Any]
 Message: TypeAlias = MutableMapping[str, Any]
 Receive: TypeAlias = Callable[[], Awaitable[Message]]
@@ -187,7 +189,10 @@ class ASGIHandshake(Handshake):
 
 
 class ASGITransport(PullTransport):
-    """A connection on an ASGI server, after its ``websocket.connect`` event."""
+    """A connection on an ASGI server, after its ``websocket.connect`` event.
+
+    Where the server is unisock's own, and nothing stands between, there are no events.
+    """
 
     framework_answers = True
     close_timeout = 10.0
@@ -198,6 +203,7 @@ class ASGITransport(PullTransport):
     def __init__(self, handshake: ASGIHandshake, receive: Receive, send: Send) -> None:
         self.handshake = handshake
         self.scope = handshake.scope
+        self._direct = direct_server(receive, send)
         self.capabilities = capabilities_of(handshake.scope)
         self._is_granian = _is_granian(handshake.scope)
         self._is_daphne = self.capabilities is _DAPHNE
@@ -218,24 +224,30 @@ class ASGITransport(PullTransport):
 
     def start(self, inbox: Inbox) -> None:
         """Read; and break off a send when the connection has ended."""
+        if self._direct is not None:
+            self._direct.attach(inbox, close_timeout=self.close_timeout)
+            return
         super().start(inbox)
         inbox.call_on_end(self._on_end)
 
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """``websocket.accept``."""
         self.answered = True
+        encoded = _encode_headers(headers)
+        if self._direct is not None:
+            self._direct.accept(subprotocol, encoded)
+            return
         await self._translated(
-            {
-                "type": "websocket.accept",
-                "subprotocol": subprotocol,
-                "headers": _encode_headers(headers),
-            }
+            {"type": "websocket.accept", "subprotocol": subprotocol, "headers": encoded}
         )
         self._drains = self._is_hypercorn
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """``websocket.http.response``; without that extension a close, which is a 403."""
         self.answered = True
+        if self._direct is not None:
+            self._direct.reject(status_code, body, _encode_headers(headers))
+            return
         if not self.capabilities.http_rejection:
             await self._translated({"type": "websocket.close", "code": 1000})
             return
@@ -270,8 +282,13 @@ class ASGITransport(PullTransport):
             with suppress(ConnectionLost):
                 await self.reject(500, b"", [("content-length", "0")])
 
-    async def send(self, data: str | bytes) -> None:
+    def send(self, data: str | bytes) -> Awaitable[None]:
         """``websocket.send``."""
+        if self._direct is not None:
+            return self._direct.send_message(data)
+        return self._send_event(data)
+
+    async def _send_event(self, data: str | bytes) -> None:
         key = "text" if isinstance(data, str) else "bytes"
         if self._is_daphne and isinstance(data, str) and not data:
             data = _EmptyText()
@@ -359,6 +376,9 @@ class ASGITransport(PullTransport):
 
     async def close(self, code: int, reason: str) -> None:
         """``websocket.close``."""
+        if self._direct is not None:
+            await self._direct.close(code, reason)
+            return
         if self._is_granian and asyncio.current_task() is not self._reader:
             # granian 2.8 holds a close back while a receive waits.  There is
             # nothing more to be received: the core has dropped it all.

@@ -185,6 +185,8 @@ def frame(opcode: int, payload: bytes, fin: bool = True) -> bytes:
     size = len(payload)
     if size < 126:
         head = struct.pack("!BB", first, 0x80 | size)
+    elif size < 65536:
+        head = struct.pack("!BBH", first, 0x80 | 126, size)
     else:
         head = struct.pack("!BBQ", first, 0x80 | 127, size)
     return head + bytes(4) + payload

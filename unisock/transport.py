@@ -192,6 +192,11 @@ class Inbox:
         for callback in callbacks or ():
             callback()
 
+    @property
+    def is_awaited(self) -> bool:
+        """Whether a receive waits, and so all that came before was received."""
+        return self._waiter is not None and not self._waiter.done()
+
     def pause(self) -> None:
         """The transport does not read for now, though there may be room."""
 
@@ -387,7 +392,7 @@ class Transport(ABC):
         """Answer the handshake with an HTTP response, or the nearest the server can."""
 
     @abstractmethod
-    async def send(self, data: str | bytes) -> None:
+    def send(self, data: str | bytes) -> Awaitable[None]:
         """Send one message whole; wait while the peer does not read.
 
         Calls from several tasks must not interleave.

@@ -174,14 +174,39 @@ def flask() -> Any:
     return app
 
 
+def _wrapped(make: Callable[[], Any]) -> Any:
+    """An application below middleware that sees each event, as one for sessions does."""
+    app = make()
+
+    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+        async def seen(event: Any) -> None:
+            await send(event)
+
+        await app(scope, receive, seen)
+
+    return middleware
+
+
+_ON_STARLETTE = partial(_mounted, "starlette.applications", "Starlette")
+_ON_FASTAPI = partial(_mounted, "fastapi", "FastAPI")
+_ON_FALCON = partial(_mounted, "falcon.asgi", "App")
+
+CLASS = ", our class"
+"""The end of the names of what uvicorn serves with `unisock.adapters.uvicorn`."""
+
 SUBJECTS: dict[str, Callable[[], Any]] = {
     "bare ASGI": lambda: bare_asgi,
+    f"bare ASGI{CLASS}": lambda: bare_asgi,
     "Starlette": starlette,
-    "unisock on Starlette": partial(_mounted, "starlette.applications", "Starlette"),
+    "unisock on Starlette": _ON_STARLETTE,
+    f"unisock on Starlette{CLASS}": _ON_STARLETTE,
+    f"unisock on Starlette, wrapped{CLASS}": partial(_wrapped, _ON_STARLETTE),
     "FastAPI": fastapi,
-    "unisock on FastAPI": partial(_mounted, "fastapi", "FastAPI"),
+    "unisock on FastAPI": _ON_FASTAPI,
+    f"unisock on FastAPI{CLASS}": _ON_FASTAPI,
     "Falcon": falcon,
-    "unisock on Falcon": partial(_mounted, "falcon.asgi", "App"),
+    "unisock on Falcon": _ON_FALCON,
+    f"unisock on Falcon{CLASS}": _ON_FALCON,
     "Flask": flask,
     "unisock on Flask": partial(_mounted, "flask", "Flask", "mounted"),
 }
@@ -191,6 +216,9 @@ PAIRS = [
     *((f"unisock on {name}", name) for name in ("Starlette", "FastAPI", "Falcon", "Flask")),
     ("unisock on Flask", "Starlette"),
     ("unisock on Starlette", "bare ASGI"),
+    *((f"unisock on {name}{CLASS}", name) for name in ("Starlette", "FastAPI", "Falcon")),
+    (f"unisock on Starlette, wrapped{CLASS}", "Starlette"),
+    (f"bare ASGI{CLASS}", "bare ASGI"),
 ]
 """What is compared with what; the first four are unisock and the framework it is on."""
 
@@ -208,7 +236,8 @@ def serve() -> None:
     else:
         import uvicorn
 
-        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning")
+        ws = "unisock.adapters.uvicorn:WebSocketProtocol" if subject.endswith(CLASS) else "auto"
+        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", ws=ws)
 
 
 def start(subject: str, folder: Path) -> Server:

@@ -157,6 +157,7 @@ EXAMPLES: dict[str, dict[str, Example]] = {
         **dict.fromkeys(["chat", "fastapi_chat", "flask_chat", "aiohttp_chat"], CHAT),
     },
     "docs/how-to/asgi.md": {"app": Example("/any", echoes)},
+    "docs/how-to/uvicorn.md": {"app": Example("/ws", echoes)},
     "docs/how-to/starlette.md": {"app": ROOM, "by_hand": ROOM},
     "docs/how-to/fastapi.md": dict.fromkeys(
         ["app", "by_hand"],
@@ -223,7 +224,7 @@ def module_of(command: str) -> str:
     words = shlex.split(command)
     if words[0] == "python":
         return words[1].removesuffix(".py")
-    (spec,) = (word for word in words if word.count(":") == 1 and "/" not in word)
+    *_, spec = (word for word in words if word.count(":") == 1 and "/" not in word)
     return spec.partition(":")[0]
 
 

@@ -88,13 +88,12 @@ async def test_a_loop_that_only_sends_stops_nothing_else(server: Server) -> None
     async with server.raw("/ending/send-without-pause") as raw:
         for number in range(3):
             await raw.send_frames((1, b"unread"), (9, b"%d" % number))
-            while (answer := await raw.recv_frame()).opcode == 1:
-                assert answer.payload == b"tick"
-            assert (answer.opcode, answer.payload) == (10, b"%d" % number)
+            # In large pieces: a peer that is slower than the server does not read.
+            await raw.skip_to(b"\x81\x04tick\x8a\x01%d" % number)
         # The other is answered while this one is read.
         other = asyncio.create_task(_one_echo(server))
         while not other.done():
-            assert (await raw.recv_frame()).payload == b"tick"
+            await raw.skip_to(b"\x81\x04tick")
             await asyncio.sleep(0)  # what is in the buffer is read without a pause
         await other
         raw.reset()

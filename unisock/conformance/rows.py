@@ -127,6 +127,7 @@ _UVICORN_WEBSOCKETS = {
     "unread_close": "uvicorn 0.54 websockets tells nothing of a close of a peer that does not read",
     "unread_shutdown": "uvicorn 0.54 websockets ends the process amid a close that nobody reads",
 }
+_UVICORN_UNISOCK = {"http_1_0": _H11_1_0}
 _UVICORN_WSPROTO = {
     "absolute_form": f"uvicorn 0.54 {_ABSOLUTE}",
     "window_bits": f"{_WSPROTO} fails over a window size of many digits",
@@ -259,6 +260,8 @@ _SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "uvicorn websockets-sansio": _UVICORN_SANSIO,
         "uvicorn websockets": _UVICORN_WEBSOCKETS,
         "uvicorn wsproto": _UVICORN_WSPROTO,
+        "uvicorn unisock": _UVICORN_UNISOCK,
+        "uvicorn unisock wrapped": _UVICORN_UNISOCK,
         "hypercorn": _HYPERCORN,
         "granian": _GRANIAN,
         "daphne": _DAPHNE,
@@ -269,10 +272,13 @@ _SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "gunicorn stock": {**_STOCK, **_GUNICORN},
     }
 )
-_ASGI_SERVERS = tuple(_SERVERS)[:6]
-_WSGI_SERVERS = tuple(_SERVERS)[6:]
-# What Daphne lacks has nothing to do with a framework: two of them show it.
-_NOT_ON_DAPHNE = ("fastapi", "falcon")
+_ASGI_SERVERS = tuple(_SERVERS)[:8]
+_WSGI_SERVERS = tuple(_SERVERS)[8:]
+# What Daphne lacks, and what stands between a server and a framework, has nothing to do
+# with a framework: these show it.
+_SHOWN_ON: Mapping[str, tuple[str, ...]] = MappingProxyType(
+    {"daphne": ("asgi", "starlette"), "uvicorn unisock wrapped": ("starlette",)}
+)
 
 
 def _capabilities(lacks: Mapping[str, str]) -> Capabilities:
@@ -282,7 +288,7 @@ def _capabilities(lacks: Mapping[str, str]) -> Capabilities:
 def _rows() -> Iterator[Row]:
     for framework, forms in _FORMS.items():
         for server in _WSGI_SERVERS if framework == "flask" else _ASGI_SERVERS:
-            if server == "daphne" and framework in _NOT_ON_DAPHNE:
+            if framework not in _SHOWN_ON.get(server, (framework,)):
                 continue
             lacks = {**_SERVERS[server], **forms.get("lacks", {})}
             yield Row(

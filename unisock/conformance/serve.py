@@ -335,18 +335,34 @@ def flask_app() -> Any:
 # Servers
 
 
-def _uvicorn(app: ASGI, implementation: str, port: int) -> None:
+def _uvicorn(app: ASGI, variant: str, port: int) -> None:
     import uvicorn
 
+    if variant == "unisock wrapped":
+        app = _wrapped(app)
+    if variant.startswith("unisock"):
+        variant = "unisock.adapters.uvicorn:WebSocketProtocol"
     uvicorn.run(
         app,
         port=port,
-        ws=implementation,
+        ws=variant,
         http="h11",
         loop="asyncio",
         log_config=None,
         timeout_graceful_shutdown=GRACE,
     )
+
+
+def _wrapped(app: ASGI) -> ASGI:
+    """The application below middleware that sees each event."""
+
+    async def middleware(scope: Any, receive: Any, send: Any) -> None:
+        async def seen(event: Any) -> None:
+            await send(event)
+
+        await app(scope, receive, seen)
+
+    return middleware
 
 
 def _hypercorn(app: ASGI, port: int) -> None:
