@@ -13,7 +13,6 @@ import http
 import http.client
 import io
 import logging
-import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from typing import Any
@@ -33,6 +32,8 @@ from websockets.exceptions import InvalidHeader
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
+from unisock.handshake import split_target
+
 # The sans-I/O protocol tells of each connection at level INFO.
 protocol_logger = logging.getLogger("unisock.protocol")
 protocol_logger.setLevel(logging.WARNING)
@@ -46,7 +47,6 @@ STOCK = "wsgi.websocket"
 _MAX_DISCARDED = 1024 * 1024
 _READ_SIZE = 64 * 1024
 _LINGER = 0.1
-_ABSOLUTE = re.compile(r"(?:http|ws)s?://(?:[^/?@]*@)?([^/?]*)", re.IGNORECASE)
 
 
 class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped package
@@ -99,14 +99,11 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     def get_environ(self) -> dict[str, Any]:
         """As pywsgi's; of a target in absolute form its path and host (RFC 9112, section 3.2.2)."""
         handler: Any = self  # pywsgi's stubs say that there may be no path
-        absolute = _ABSOLUTE.match(handler.path)
-        if absolute is not None:
-            target = handler.path[absolute.end() :]
-            handler.path = target if target.startswith("/") else f"/{target}"
+        host, handler.path = split_target(handler.path)
         # Not pywsgi's own: gunicorn puts more into it.
         environ: dict[str, Any] = super().get_environ()
-        if absolute is not None:
-            environ["HTTP_HOST"] = absolute[1]
+        if host is not None:
+            environ["HTTP_HOST"] = host
         return environ
 
     def MessageClass(self, fp: Any, *args: Any) -> Any:  # noqa: N802  # pywsgi's name

@@ -15,6 +15,7 @@ import logging
 import socket
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
+from http import HTTPStatus
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -29,7 +30,8 @@ from uvicorn.protocols.utils import (
 )
 
 from unisock.asyncio_carrier import AsyncioCarrier
-from unisock.transport import ConnectionLost, Disconnect, Inbox
+from unisock.handshake import split_target
+from unisock.transport import ConnectionLost, Inbox
 from unisock.wire.deflate import Deflate
 from unisock.wire.driver import Wire
 from unisock.wire.opening import Opening, Refusal, build_head, build_response, check_opening
@@ -124,7 +126,7 @@ class WebSocketProtocol(asyncio.Protocol):
     # uvicorn's calls
 
     def shutdown(self) -> None:
-        """The server stops: 1012, or 500 for a handshake that nobody has answered."""
+        """The server stops: 1012, or 503 for a handshake that nobody has answered."""
         if self._events is not None:
             self._events.shutdown()
         else:
@@ -179,9 +181,13 @@ def _parse_head(head: bytes) -> tuple[str, bytes, list[tuple[bytes, bytes]]]:
     if len(head) > _MAX_HEAD:
         raise Refusal(431, b"the head of a handshake is 64 KiB at most\n")
     request_line, *lines = head.removesuffix(b"\r\n\r\n").split(b"\r\n")
-    method, target, _ = request_line.split(b" ")
+    method, target, _ = request_line.decode("latin-1").split(" ")
     headers = [(name, value) for name, _, value in (line.partition(b": ") for line in lines)]
-    return method.decode("latin-1"), target, headers
+    host, target = split_target(target)
+    if host is not None:
+        headers = [header for header in headers if header[0] != b"host"]
+        headers.append((b"host", host.encode("latin-1")))
+    return method, target.encode("latin-1"), headers
 
 
 def _set_nodelay(transport: asyncio.BaseTransport) -> None:
@@ -240,17 +246,17 @@ class ASGIConnection(DirectServer):
                 logger.error("ASGI callable should return None, but returned '%s'.", result)
         self._end(code)
 
-    def _end(self, code: int, *, at_once: bool = False) -> None:
+    def _end(self, code: int, *, at_once: bool = False, status_code: int = 500) -> None:
         if self._is_answered:
             self._wire.end(code, at_once=at_once)
             return
         with suppress(ConnectionLost):
-            self._answer(500, b"Internal Server Error", [])
+            self._answer(status_code, HTTPStatus(status_code).phrase.encode(), [])
 
     def shutdown(self) -> None:
         """See `WebSocketProtocol.shutdown`."""
         self._inbox.disconnect(1012)
-        self._end(1012, at_once=True)
+        self._end(1012, at_once=True, status_code=503)
 
     # Receiving
 
@@ -400,6 +406,8 @@ def _receive_event(message: str | bytes) -> dict[str, Any]:
 class _Ended(Exception):
     """All that came before the end was received."""
 
-    def __init__(self, end: Disconnect) -> None:
+    def __init__(self, inbox: Inbox) -> None:
         super().__init__()
-        self.event = {"type": "websocket.disconnect", "code": end.code, "reason": end.reason}
+        assert inbox.ended is not None
+        code, reason = inbox.ended
+        self.event = {"type": "websocket.disconnect", "code": code, "reason": reason}

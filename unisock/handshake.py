@@ -22,6 +22,7 @@ _CONTROL = re.compile(r"[\x00-\x08\x0a-\x1f\x7f]")
 # What the target of a request is (RFC 9112, section 3.2): the visible characters of
 # ASCII, without a fragment.
 _TARGET = re.compile(r"[!\"$-~]*")
+_ABSOLUTE = re.compile(r"(?:http|ws)s?://(?:[^/?@]*@)?([^/?]*)", re.IGNORECASE)
 # What would end the authority of a URL (RFC 3986, section 3.2) or is no URL's.
 _NO_HOST = re.compile(r"[/?#@\\\s]")
 # Written by the server; from outside they would break the response.
@@ -305,6 +306,19 @@ class Handshake(ABC):
     def state(self) -> State:
         """The connection's namespace, over what the framework keeps."""
         return State(self.framework_state)
+
+
+def split_target(target: str) -> tuple[str | None, str]:
+    """The host that a request's target names, if any, and the path with its query.
+
+    In absolute form (RFC 9112, section 3.2.2) it names one, and the ``Host`` header is
+    passed over.
+    """
+    absolute = _ABSOLUTE.match(target)
+    if absolute is None:
+        return None, target
+    rest = target[absolute.end() :]
+    return absolute[1], rest if rest.startswith("/") else f"/{rest}"
 
 
 def _parse_cookies(header: str) -> Iterator[tuple[str, str]]:
