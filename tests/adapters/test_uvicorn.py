@@ -489,8 +489,10 @@ def test_a_server_that_stops_closes_with_1012(serve: Serve) -> None:
             server.raw("/accept-when-told") as waiting,
             socket.create_connection(("127.0.0.1", server.port), _PATIENCE) as refused,
         ):
-            refused.sendall(b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\n\r\n")
-            assert refused.recv(100).startswith(b"HTTP/1.1 400 ")
+            refused.sendall(
+                b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+            )
+            assert refused.recv(100).startswith(b"HTTP/1.1 426 ")
             time.sleep(0.5)
             server.process.send_signal(signal.SIGTERM)
             assert waiting.read_head().startswith(b"HTTP/1.1 500 ")
