@@ -315,6 +315,26 @@ def test_a_close_frame_goes_behind_joined_replies() -> None:
     run(test)
 
 
+def test_the_stream_ends_amid_joined_replies() -> None:
+    async def test() -> None:
+        async def handler(ws: WebSocket) -> None:
+            await ws.accept()
+            for reply in ("first", "joined"):
+                await ws.receive()
+                await ws.send(reply)
+            session.wire.eof_received()
+            await ws.wait_closed()
+
+        session = Session(handler)
+        await session.open()
+        await session.feed(text("a") + text("b") + text("c"))
+        await asyncio.wait_for(session.task, 5)
+        await session.settle()
+        assert [answer.payload for answer in session.answers()] == [b"first"]
+
+    run(test)
+
+
 def test_a_reply_is_not_held_back_by_a_handler_that_waits() -> None:
     async def test() -> None:
         may = asyncio.Event()
