@@ -62,8 +62,6 @@ class WebSocketProtocol(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        if not config.loaded:
-            config.load()
         self._app: Callable[..., Awaitable[object]] = config.loaded_app
         self._loop = _loop or asyncio.get_running_loop()
         self._connections: set[Any] = server_state.connections

@@ -211,7 +211,7 @@ def raised(server: Server, name: str) -> list[str]:
     """What the application saw raised, and what the server says of it."""
     case = name.replace("-", "_")
     said = re.findall(rf"^RAISED {case} (.*)$", server.log(), re.MULTILINE)
-    # The classes differ in words; the type and the event in question do not.
+    # The classes differ in words, and not in the type.
     return [line.split(" ", 1)[0] for line in said]
 
 
@@ -249,7 +249,10 @@ def test_what_an_application_does_is_answered_as_by_uvicorns_own(
         assert (ours, theirs) == (("rejected", 500), ("nothing",))
     else:
         assert ours == theirs
-    assert raised(server, name) == raised(native, name)
+    deadline = time.monotonic() + 5  # the log may come later than the answer
+    while raised(server, name) != raised(native, name):
+        assert time.monotonic() < deadline, (raised(server, name), raised(native, name))
+        time.sleep(0.05)
 
 
 def test_a_rejection_without_its_body_is_a_500(server: Server) -> None:
@@ -443,7 +446,7 @@ def test_another_connection_is_served_during_a_flood(serve: Serve, flood: bytes)
         finally:
             attacker.kill()
     # Some milliseconds where the machine is free; with uvicorn's own class up to a second.
-    assert sorted(waits)[25] < 0.25
+    assert sorted(waits)[25] < 0.5
 
 
 @pytest.mark.parametrize("deflates", [True, False])
@@ -482,7 +485,14 @@ def outcome_of_root(server: Server, name: str) -> int:
 def test_a_server_that_stops_closes_with_1012(serve: Serve) -> None:
     server = serve(ASGI, ws=CLASS, timeout_graceful_shutdown=5)
     with talk(server, "/echo") as client:
-        with server.raw("/accept-when-told") as waiting:
+        with (
+            server.raw("/accept-when-told") as waiting,
+            socket.create_connection(("127.0.0.1", server.port), _PATIENCE) as refused,
+        ):
+            refused.sendall(
+                b"GET / HTTP/1.1\r\nHost: x\r\nUpgrade: websocket\r\nConnection: Upgrade\r\n\r\n"
+            )
+            assert refused.recv(100).startswith(b"HTTP/1.1 426 ")
             time.sleep(0.5)
             server.process.send_signal(signal.SIGTERM)
             assert waiting.read_head().startswith(b"HTTP/1.1 500 ")

@@ -119,6 +119,7 @@ def test_any_mask_is_one(mask: bytes, size: int) -> None:
         (frame(BINARY, bytes(125), head=126), 1002),
         (frame(BINARY, b"long", head=127), 1002),
         (frame(BINARY, bytes(65535), head=127), 1002),
+        (frame(TEXT, b"a", fin=False) + frame(CONT, b"b", rsv=4), 1002),
         (frame(BINARY, length=(1 << 63) - 1), 1009),
         (frame(TEXT, length=1001), 1009),
         (frame(TEXT, b"a" * 600, fin=False) + frame(CONT, length=401), 1009),
@@ -361,7 +362,9 @@ def test_a_block_that_is_the_last_ends_no_message() -> None:
     final = frame(TEXT, bytes.fromhex("f348cdc9c9070000"), rsv=4)
     two = bytes.fromhex("f248050000 00ffff cac9c90700".replace(" ", ""))  # 7.2.3.5
     bare.feed(final, final, frame(TEXT, two, rsv=4))
-    assert bare.messages == ["Hello", "Hello", "Hello"]
+    nothing_behind = frame(TEXT, bytes.fromhex("f348cdc9c90700"), rsv=4)
+    bare.feed(nothing_behind, nothing_behind)
+    assert bare.messages == ["Hello"] * 5
 
 
 @pytest.mark.parametrize("rest", [b"", b"\0\0"])
@@ -382,6 +385,14 @@ def test_an_empty_message_is_sent_as_it_is(opcode: int) -> None:
     bare = Bare(deflate=AGREED)
     message: str | bytes = "" if opcode == TEXT else b""
     assert frames_of(bare.connection.frame_of(message)) == [Frame(opcode, b"")]
+
+
+def test_what_is_sent_to_many_is_made_once() -> None:
+    one, other = Bare(), Bare()
+    for message, is_kept in (("hello", True), (b"\0" * 1000, True), ("\u00e9" * 40_000, False)):
+        made = one.connection.frame_of(message)
+        assert (other.connection.frame_of(message) is made) == is_kept
+        assert other.connection.frame_of(message) == made
 
 
 @pytest.mark.parametrize("message", ["\u00e9" * 70_000, b"\xfe" * 140_000])

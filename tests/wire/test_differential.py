@@ -272,11 +272,12 @@ def compare(
         if excuse.of in {name, "both"} and excuse.holds(we, they):
             event(excuse.why)
             return
-    # What is wrong is seen here with the first byte that tells it, and there with the whole head.
-    if they.code is None and we.failed:
-        later = judge([*pieces, bytes(14)], deflate)
-        if later.code == we.code and _no_fewer_messages(we, later):
-            event("the same, but sooner")
+    if None in {we.code, they.code}:
+        # Of a head that is not there whole one sees sooner what is wrong than the other.
+        pieces = [*pieces, bytes(14)]
+        we_then, they_then = ours(pieces, deflate), judge(pieces, deflate)
+        if we_then.code == they_then.code and _no_fewer_messages(we_then, they_then):
+            event("the same, but sooner or later")
             return
     pytest.fail(f"{name} says {they}\nthe wire says {we}\nof {data.hex()}")
 

@@ -80,12 +80,17 @@ def test_it_is_bounded_and_the_end_behind_it_is_noticed() -> None:
 
 def test_a_rejection_ends_the_stream_and_drops_what_comes() -> None:
     async def test() -> None:
+        may = asyncio.Event()
+
         async def handler(ws: WebSocket) -> None:
+            await may.wait()
             await ws.reject(403, b"no")
 
         session = Session(handler, max_queue_size=10)
+        await asyncio.sleep(0)
         session.wire.data_received(text("early"))
-        session.wire.data_received(text("early"))
+        assert not session.carrier.reading
+        may.set()
         await asyncio.wait_for(session.task, 5)
         head, _, body = session.carrier.sent.partition(b"\r\n\r\n")
         assert head.startswith(b"HTTP/1.1 403 Forbidden\r\n")
@@ -119,6 +124,43 @@ def test_the_peer_has_left_before_the_answer(verb: str) -> None:
         await asyncio.wait_for(session.task, 5)
         assert session.carrier.sent == b""
         assert ends == ([1006] if verb == "accept" else [])
+
+    run(test)
+
+
+def test_the_peer_has_left_before_the_handler_began() -> None:
+    async def test() -> None:
+        codes: list[int] = []
+
+        async def handler(ws: WebSocket) -> None:
+            codes.append(await ws.wait_closed())
+
+        session = Session(handler)
+        session.wire.connection_lost()
+        await asyncio.wait_for(session.task, 5)
+        assert codes == [1006]
+
+    run(test)
+
+
+def test_what_the_server_has_written_is_taken_before_the_answer() -> None:
+    async def test() -> None:
+        may = asyncio.Event()
+
+        async def handler(ws: WebSocket) -> None:
+            await may.wait()
+            await echo(ws)
+
+        session = Session(handler)
+        session.carrier.takes = False
+        session.carrier.write(b"x" * 70_000)
+        session.carrier.take()
+        may.set()
+        await session.open()
+        await session.feed(text("a"))
+        await session.settle()
+        assert [answer.payload for answer in session.answers()] == [b"a"]
+        await session.end()
 
     run(test)
 
@@ -250,6 +292,45 @@ def test_replies_to_messages_that_came_together_are_one_write() -> None:
         await session.settle()
         assert session.carrier.writes == 1
         await session.end()
+
+    run(test)
+
+
+def test_a_close_frame_goes_behind_joined_replies() -> None:
+    async def test() -> None:
+        async def handler(ws: WebSocket) -> None:
+            await ws.accept()
+            for reply in ("first", "joined"):
+                await ws.receive()
+                await ws.send(reply)
+            await ws.close()
+
+        session = Session(handler)
+        await session.open()
+        await session.feed(text("a") + text("b") + text("c"))
+        await asyncio.wait_for(session.task, 5)
+        answers = [answer.payload for answer in session.answers()]
+        assert answers == [b"first", b"joined", b"\x03\xe8"]
+
+    run(test)
+
+
+def test_the_stream_ends_amid_joined_replies() -> None:
+    async def test() -> None:
+        async def handler(ws: WebSocket) -> None:
+            await ws.accept()
+            for reply in ("first", "joined"):
+                await ws.receive()
+                await ws.send(reply)
+            session.wire.eof_received()
+            await ws.wait_closed()
+
+        session = Session(handler)
+        await session.open()
+        await session.feed(text("a") + text("b") + text("c"))
+        await asyncio.wait_for(session.task, 5)
+        await session.settle()
+        assert [answer.payload for answer in session.answers()] == [b"first"]
 
     run(test)
 

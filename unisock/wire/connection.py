@@ -23,12 +23,13 @@ _STEP = 8 * 1024
 _TURN = 0.002
 # Data that is larger is not copied before its mask is applied.
 _LARGE = 4096
-# How much more of what has come is parsed when `put` says that it is enough, in bytes, and
-# what a message costs beside its own: a close frame may stand behind a few small ones.
+# When `put` says that it is enough, so many bytes more are parsed of what has come, because
+# a close frame may stand behind a few small messages.  A message counts with its bytes and
+# this cost.
 _MAX_OVER = 64 * 1024
 _MESSAGE_COST = 64
-# What a compressed message may have more than one that is not: what cannot be compressed
-# grows by some bytes each block.
+# Data that cannot be compressed grows by some bytes in each block, so a compressed frame
+# may be larger than the limit by this part of it.
 _GROWTH = 8
 
 
@@ -48,7 +49,7 @@ class Pause(Enum):
     ENDING = "what comes now ends it: when the messages before it were answered"
 
 
-# For each message they are asked for, and an enum is slow to answer on Python 3.11.
+# Each message reads them, and reading an enum's member is slow on Python 3.11.
 _OPEN, _CLOSING, _CLOSED = State
 _FULL, _TURN_OVER, _ENDING = Pause
 

@@ -234,6 +234,8 @@ class Inflater:
 
     def end(self, limit: int) -> bytes:
         """What is left of the message; as `add`."""
+        if self._zlib is None:  # its last block was one, and has ended with the last byte
+            return b""
         inflated = self.add(_TAIL, limit)
         if not self._keeps_context:
             self._zlib = None

@@ -14,17 +14,17 @@ from .deflate import Agreement
 from .frames import ABNORMAL
 from .keepalive import Keepalive
 
-_OPEN, _CLOSED = State.OPEN, State.CLOSED
+_OPEN = State.OPEN
 
-# A frame that is larger is written in two pieces, for to join them copies it.
+# A frame that is larger is written in two pieces: joining them would copy it.
 _LARGE = 64 * 1024
 # Replies that are joined into one write: how many, and how large each may be.
 _MAX_JOINED = 64
 _MAX_JOINED_SIZE = 1024
 # How long a peer has to end its side of a handshake that was refused, in seconds.
 _CLOSE_TIMEOUT = 10.0
-# How long the handler may take for what came together with the end, in seconds: it is
-# looked at after the first, the double, and so on.
+# How long the handler may take to answer what came together with the end, in seconds.
+# The wire looks after the first time, then after the double, and so on.
 _FIRST_LOOK, _LAST_LOOK = 0.001, 0.1
 
 
@@ -111,7 +111,7 @@ class Wire:
                 self._pause(pause)
         elif self._early is not None:
             self._early += data
-            # Up to the bound it is read, for behind it may be the end.
+            # Reading goes on up to the bound, because the end may come next.
             if len(self._early) > self._max_early and self._inbox is not None:
                 self._pause_reading()
 
@@ -309,7 +309,7 @@ class Wire:
 
     def _write_joined(self) -> None:
         joined, self._joined = self._joined, None
-        if joined:
+        if joined and not self.is_lost:
             self._write(b"".join(joined))
 
     def _write_at_once(self, data: bytes) -> None:
