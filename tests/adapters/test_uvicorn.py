@@ -495,7 +495,7 @@ def test_a_server_that_stops_closes_with_1012(serve: Serve) -> None:
             assert refused.recv(100).startswith(b"HTTP/1.1 426 ")
             time.sleep(0.5)
             server.process.send_signal(signal.SIGTERM)
-            assert waiting.read_head().startswith(b"HTTP/1.1 500 ")
+            assert waiting.read_head().startswith(b"HTTP/1.1 503 ")
         with pytest.raises(ConnectionClosed) as caught:
             client.recv(_PATIENCE)
         assert caught.value.rcvd is not None

@@ -205,7 +205,11 @@ def calls(path: Path) -> Iterator[ast.Call]:
             yield node
 
 
-MODULES = [*sorted(PACKAGE.glob("*.py")), *sorted(ADAPTERS.glob("*.py"))]
+# Its lines are the server's own, as of uvicorn's classes.
+SERVER = ADAPTERS / "uvicorn.py"
+MODULES = [
+    path for path in sorted([*PACKAGE.glob("*.py"), *ADAPTERS.glob("*.py")]) if path != SERVER
+]
 
 
 def test_there_are_such_calls() -> None:
