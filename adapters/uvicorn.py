@@ -213,6 +213,7 @@ class ASGIConnection(DirectServer):
         self._response: tuple[int, list[tuple[bytes, bytes]]] | None = None
         self._body = b""
         self._closed_by_app = False
+        self._answered_by_server = False
         self.attach(
             Inbox(
                 max_messages=server.max_queue,
@@ -242,6 +243,7 @@ class ASGIConnection(DirectServer):
         if self._is_answered:
             self._wire.end(code, at_once=at_once)
             return
+        self._answered_by_server = True
         with suppress(ConnectionLost):
             self._answer(500, b"Internal Server Error", [])
 
@@ -284,6 +286,8 @@ class ASGIConnection(DirectServer):
                 self._take_body(kind, event)
             elif not self._is_answered:
                 self._take_answer(kind, event)
+            elif self._answered_by_server:
+                raise ConnectionLost
             elif self._closed_by_app:
                 raise RuntimeError(
                     f"Unexpected ASGI message '{kind}', after sending 'websocket.close'."
