@@ -219,6 +219,7 @@ class ASGIConnection(DirectServer):
         self._response: tuple[int, list[tuple[bytes, bytes]]] | None = None
         self._body = b""
         self._closed_by_app = False
+        self._answered_by_server = False
         self.attach(
             Inbox(
                 max_messages=server.max_queue,
@@ -248,6 +249,7 @@ class ASGIConnection(DirectServer):
         if self._is_answered:
             self._wire.end(code, at_once=at_once)
             return
+        self._answered_by_server = True
         with suppress(ConnectionLost):
             self._answer(status_code, HTTPStatus(status_code).phrase.encode(), [])
 
@@ -290,6 +292,8 @@ class ASGIConnection(DirectServer):
                 self._take_body(kind, event)
             elif not self._is_answered:
                 self._take_answer(kind, event)
+            elif self._answered_by_server:
+                raise ConnectionLost
             elif self._closed_by_app:
                 raise RuntimeError(
                     f"Unexpected ASGI message '{kind}', after sending 'websocket.close'."

@@ -164,6 +164,10 @@ async def accept_when_told(scope, receive, send):
     print("GONE", event, flush=True)
     await send({"type": "websocket.accept"})
 
+async def answer_too_late(scope, receive, send):
+    event = await receive()
+    await send({"type": "websocket.accept"})
+
 async def receive_two(scope, receive, send):
     await send({"type": "websocket.accept"})
     await asyncio.sleep(0.3)
@@ -486,7 +490,7 @@ def test_a_server_that_stops_closes_with_1012(serve: Serve) -> None:
     server = serve(ASGI, ws=CLASS, timeout_graceful_shutdown=5)
     with talk(server, "/echo") as client:
         with (
-            server.raw("/accept-when-told") as waiting,
+            server.raw("/answer-too-late") as waiting,
             socket.create_connection(("127.0.0.1", server.port), _PATIENCE) as refused,
         ):
             refused.sendall(
@@ -503,6 +507,9 @@ def test_a_server_that_stops_closes_with_1012(serve: Serve) -> None:
     log = server.stop()
     assert "Finished server process" in log
     assert '"code": 1012' in log
+    # It is told that the client has gone, which is no error of its own.
+    assert "RAISED answer_too_late OSError" in log
+    assert "Exception in ASGI application" not in log
 
 
 # Past ASGI

@@ -3,7 +3,8 @@
 Such a process takes from the environment ``PORT``, its ``KIND``, the seconds that it waits
 for its connections when it stops, ``GRACE``, and ``PING``: the seconds between keepalive
 pings and until a peer that answers none counts as gone, 0 for none; by default the server's.
-With ``TRUST`` the application believes ``X-Forwarded-Host``.
+With ``TRUST`` the application believes ``X-Forwarded-Host``.  ``UVICORN_WS`` is uvicorn's
+option ``--ws``: with ``unisock.adapters.uvicorn:WebSocketProtocol`` its kinds run on that.
 """
 
 from __future__ import annotations
@@ -131,7 +132,8 @@ def _serve_uvicorn(app: Any, port: int) -> None:
     import uvicorn
 
     pings: Any = _pings("ws_")
-    uvicorn.run(app, port=port, timeout_graceful_shutdown=GRACE, access_log=False, **pings)
+    ws = os.environ.get("UVICORN_WS", "auto")
+    uvicorn.run(app, port=port, timeout_graceful_shutdown=GRACE, access_log=False, ws=ws, **pings)
 
 
 def _serve_hypercorn(app: Any, port: int) -> None:

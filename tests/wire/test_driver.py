@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import time
 from collections.abc import Awaitable, Callable
+from contextlib import suppress
 from typing import Any
 
 import pytest
@@ -124,6 +125,25 @@ def test_the_peer_has_left_before_the_answer(verb: str) -> None:
         await asyncio.wait_for(session.task, 5)
         assert session.carrier.sent == b""
         assert ends == ([1006] if verb == "accept" else [])
+
+    run(test)
+
+
+@pytest.mark.parametrize("verb", ["accept", "reject"])
+def test_an_answer_after_another_one_is_none(verb: str) -> None:
+    async def test() -> None:
+        may = asyncio.Event()
+
+        async def handler(ws: WebSocket) -> None:
+            await may.wait()
+            with suppress(WebSocketDisconnect):
+                await getattr(ws, verb)()
+
+        session = Session(handler)
+        session.wire.refuse(b"HTTP/1.1 503 \r\n\r\n")  # as a server that stops
+        may.set()
+        await asyncio.wait_for(session.task, 5)
+        assert session.carrier.sent == b"HTTP/1.1 503 \r\n\r\n"
 
     run(test)
 

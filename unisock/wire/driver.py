@@ -174,10 +174,9 @@ class Wire:
         """Send the 101, or nothing where it was sent already; messages may come.
 
         Raises:
-            ConnectionLost: the peer has left.
+            ConnectionLost: the peer has left, or was answered already.
         """
-        if self.is_lost:
-            raise ConnectionLost
+        self._require_unanswered()
         assert self._inbox is not None
         if response:
             self._write(response)
@@ -210,13 +209,17 @@ class Wire:
         """Answer the handshake with another HTTP response, which ends the connection.
 
         Raises:
-            ConnectionLost: the peer has left.
+            ConnectionLost: the peer has left, or was answered already.
         """
-        if self.is_lost:
-            raise ConnectionLost
+        self._require_unanswered()
         self._early = None
         self._write(response)
         self._end_stream()
+
+    def _require_unanswered(self) -> None:
+        # A server that stops may have answered what waits for the handler.
+        if self.is_lost or self._early is None:
+            raise ConnectionLost
 
     # Reading
 
