@@ -148,6 +148,15 @@ def test_a_message_of_exactly_the_limit() -> None:
     assert bare.messages == [whole, whole, whole, incompressible]
 
 
+@pytest.mark.parametrize("limit", [1, 10, 124, 125, 126])
+def test_a_limit_below_the_length_of_a_small_frame(limit: int) -> None:
+    for opcode in (TEXT, BINARY):
+        bare = Bare(max_message_size=limit)
+        bare.feed(frame(opcode, b"a" * limit), frame(opcode, b"a" * (limit + 1)))
+        assert [len(message) for message in bare.messages] == [limit]
+        assert bare.ended == [(1009, f"over {limit} bytes", False)]
+
+
 # What comes behind the end
 
 
@@ -209,6 +218,17 @@ def test_a_close_frame_among_it_counts() -> None:
     bare.connection.lose()
     assert bare.messages == [large] * 3
     assert bare.ended == [(3001, "bye", True)]
+
+
+def test_a_broken_connection_inflates_no_more_than_memory_should_hold() -> None:
+    client = Zip()
+    bombs = b"".join(frame(BINARY, client.compress(bytes(MiB)), rsv=4) for _ in range(100))
+    bare = Bare(deflate=AGREED)
+    bare.room = 1
+    assert bare.connection.receive(bombs) is Pause.FULL
+    assert held(bare.connection.lose) < 8 * MiB
+    assert len(bare.messages) <= 3
+    assert bare.ended == [(1006, "", False)]
 
 
 # Pauses

@@ -28,6 +28,11 @@ _LARGE = 4096
 # this cost.
 _MAX_OVER = 64 * 1024
 _MESSAGE_COST = 64
+# The largest payload whose length stands in the second byte of a frame.
+_SMALL = 125
+# How much a connection that has broken still delivers of compressed messages: what is held
+# of them may inflate to a thousand times its size.
+_MAX_INFLATED_AT_LOSS = 1024 * 1024
 # Data that cannot be compressed grows by some bytes in each block, so a compressed frame
 # may be larger than the limit by this part of it.
 _GROWTH = 8
@@ -186,6 +191,8 @@ class Connection:
         end = len(data)
         pos = start
         step, turn = start + _STEP, 0.0
+        # The second byte of a small frame is its length and the bit of the mask.
+        too_long = 0x80 + min(_SMALL, self.max_message_size) + 1
         try:
             if self._left:
                 pos = self._take_payload(data, start)
@@ -193,7 +200,12 @@ class Connection:
                 # A small text, whole: most messages are.
                 second = data[pos + 1]
                 stop = pos + second - 122
-                if data[pos] == 0x81 and 127 < second < 254 and stop <= end and self._is_plain:
+                if (
+                    data[pos] == 0x81
+                    and 0x80 <= second < too_long
+                    and stop <= end
+                    and self._is_plain
+                ):
                     message = apply_mask(data[pos + 6 : stop], data[pos + 2 : pos + 6]).decode()
                     pos = stop
                     if not put(message):
@@ -416,10 +428,22 @@ class Connection:
         self._pieces = None
 
     def lose(self) -> None:
-        """The connection has broken (section 7.1.5); what came before is delivered."""
+        """The connection has broken (section 7.1.5); what came before is delivered.
+
+        Of compressed messages a MiB, and the message that exceeds it.
+        """
         put = self.put
-        self.put = lambda message: put(message) or True
-        while self.receive(b"") is not None:
+        left = _MAX_INFLATED_AT_LOSS
+
+        def put_what_is_left(message: str | bytes) -> bool:
+            nonlocal left
+            put(message)
+            if self._inflater is not None:
+                left -= len(message)
+            return left > 0
+
+        self.put = put_what_is_left
+        while self.receive(b"") is not None and left > 0:
             """Whatever it has paused for."""
         if self.state is not _CLOSED:
             self._set_closed(frames.ABNORMAL, "", False)
