@@ -13,7 +13,7 @@ import textwrap
 import time
 from collections.abc import Callable, Generator
 from contextlib import closing as closed_after
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from pathlib import Path
 from typing import Any
 
@@ -573,6 +573,48 @@ def test_what_wraps_the_callables_sees_events(serve: Serve, source: str) -> None
         assert client.recv(_PATIENCE) == "direct: False"
         client.send("hello")
         assert client.recv(_PATIENCE) == "hello"
+
+
+FILLS = """
+import asyncio, time
+async def fills(ws):
+    await ws.accept()
+    stuck = asyncio.create_task(fill(ws))
+    await ws.receive()
+    started = time.monotonic()
+    await ws.close(4000, "enough")
+    print("CLOSED after", round(time.monotonic() - started, 2), flush=True)
+    await asyncio.wait([stuck])
+    print("STUCK", type(stuck.exception()).__name__, flush=True)
+
+async def fill(ws):
+    while True:
+        await ws.send(bytes(100_000))
+
+unisock.mount(app, "/fills", fills, close_timeout=3.0)
+"""
+
+
+@pytest.mark.parametrize("reads", [True, False])
+def test_a_close_waits_until_the_peer_takes_it(serve: Serve, reads: bool) -> None:
+    server = serve(HANDLERS + APPS["starlette"] + FILLS, ws=CLASS)
+    with server.raw("/fills") as raw:
+        raw.read_head()
+        time.sleep(0.5)  # by now what the system holds for it is full
+        raw.send_frame(1, b"close")
+        time.sleep(1)
+        assert "CLOSED" not in server.log()
+        if reads:
+            while (answer := raw.read_frame())[0] == 2:
+                assert len(answer[1]) == 100_000
+            assert answer == (8, (4000).to_bytes(2, "big") + b"enough")
+        log = server.wait_for_log("STUCK WebSocketDisconnect")
+        seconds = float(re.findall(r"CLOSED after (\S+)", log)[0])
+        assert 0.9 < seconds < 2.9 if reads else 2.9 < seconds < 10
+        if not reads:  # it is cut: what was under way comes, and the end
+            with suppress(ConnectionError):
+                while raw.socket.recv(1 << 20):
+                    """The system sends that yet."""
 
 
 def test_native_handlers(serve: Serve) -> None:
