@@ -24,7 +24,8 @@ def main() -> None:
         lines += extras[extra]
     for requirement in map(Requirement, sorted(set(lines))):
         for specifier in requirement.specifier:
-            print(f"{requirement.name}=={specifier.version}")
+            if specifier.operator == ">=":
+                print(f"{requirement.name}=={specifier.version}")
 
 
 if __name__ == "__main__":

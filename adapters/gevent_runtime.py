@@ -69,9 +69,9 @@ class GreenletRuntime(Runtime):
         """Whether the greenlet is killed."""
         return isinstance(exc, gevent.GreenletExit)
 
-    def create_workers(self) -> GreenletWorkers:
+    def create_workers(self, describe: Callable[[], str]) -> GreenletWorkers:
         """The handler's own greenlet, and one for each function beside it."""
-        return GreenletWorkers(self.calling, self.shielded)
+        return GreenletWorkers(self.calling, self.shielded, describe)
 
 
 class _Waiter:
@@ -154,7 +154,10 @@ class GreenletWorkers(Workers):
     are_threads = False
     killed = (gevent.GreenletExit,)
 
-    def __init__(self, calling: set[object], shielded: set[object]) -> None:
+    def __init__(
+        self, calling: set[object], shielded: set[object], describe: Callable[[], str]
+    ) -> None:
+        self._describe = describe
         self._calling = calling
         self._shielded = shielded
         # Those that were in a call when the connection ended.

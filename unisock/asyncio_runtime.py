@@ -56,9 +56,9 @@ class AsyncioRuntime(Runtime):
             isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling() > 0
         )
 
-    def create_workers(self) -> Workers:
+    def create_workers(self, describe: Callable[[], str]) -> Workers:
         """Threads."""
-        return ThreadWorkers()
+        return ThreadWorkers(describe)
 
 
 ASYNCIO = AsyncioRuntime()
@@ -105,7 +105,8 @@ class ThreadWorkers(Workers):
     are_threads = True
     killed = ()
 
-    def __init__(self) -> None:
+    def __init__(self, describe: Callable[[], str]) -> None:
+        self._describe = describe
         self._loop = asyncio.get_running_loop()
         self._loop_thread = get_ident()
         self._tasks: set[asyncio.Task[Any]] = set()

@@ -19,6 +19,8 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
+from .printing import printable
+
 HeadersInput: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 """Headers as a caller gives them: a mapping, or pairs of name and value."""
 
@@ -91,12 +93,13 @@ class WebSocketDisconnect(UnisockError, ConnectionError):
         self.client = client
 
     def __str__(self) -> str:
-        # Made here, for most are never printed.
-        text = super().__str__()
+        # Made here, for most are never printed.  The peer has chosen the texts: they can
+        # forge no line of a log.
+        text = f"{self.code} {printable(self.reason)}" if self.reason else f"{self.code}"
         if self.path is None:
             return text
-        client = "" if self.client is None else " from {}:{}".format(*self.client)
-        return f"{text} (the connection{client} to {self.path})"
+        peer = "" if self.client is None else " from {}:{}".format(*self.client)
+        return f"{text} (the connection{printable(peer)} to {printable(self.path)})"
 
 
 def is_disconnect(exc: BaseException) -> bool:

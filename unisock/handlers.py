@@ -280,7 +280,7 @@ class _Sync(MountedHandler):
         self._threads = threading.BoundedSemaphore(options.max_threads)
 
     async def _run(self, session: Session) -> None:
-        workers = session.ws._runtime.create_workers()
+        workers = session.ws._runtime.create_workers(session.transport._describe)
         if workers.are_threads and not self._threads.acquire(blocking=False):
             await self._refuse(
                 session,
@@ -289,7 +289,6 @@ class _Sync(MountedHandler):
             )
             return
         release = self._threads.release if workers.are_threads else _nothing
-        workers._describe = session.transport._describe
         ws = SyncWebSocket(session, workers)
         call = partial(self._call, ws)
         try:

@@ -365,16 +365,20 @@ def _dump(obj: Any, codec: JSONCodec) -> str | bytes:
             return codec.dumps(_PLAIN.decode(_encode(obj)))
         except TypeError:
             raise exc from None
-    text = encoded if isinstance(encoded, str) else encoded.decode(errors="replace")
     # The `json` module writes NaN and the infinities by these names, others write null.
-    has_names = "NaN" in text or "Infinity" in text
-    if has_names:
-        _PLAIN.decode(encoded)
-    if has_names or "null" in text:
-        with suppress(TypeError):  # what only the codec knows is left to it
+    has_names = _has(encoded, "NaN") or _has(encoded, "Infinity")
+    if has_names or _has(encoded, "null"):
+        try:
             obj = msgspec.to_builtins(obj, enc_hook=_plain_and_finite)
+        except TypeError:  # what only the codec knows
+            if has_names:
+                _PLAIN.decode(encoded)
         _refuse_non_finite(obj)
     return encoded
+
+
+def _has(encoded: str | bytes, word: str) -> bool:
+    return word in encoded if isinstance(encoded, str) else word.encode() in encoded
 
 
 def _refuse_non_finite(obj: Any) -> None:

@@ -17,6 +17,8 @@ from typing import Any, ClassVar, Protocol, TypeVar
 
 T = TypeVar("T")
 
+_UNSET = object()
+
 # One for all who compare: gevent's monkey.patch_all() gives those that look it up later
 # another one, which tells greenlets apart.
 get_ident = threading.get_ident
@@ -72,8 +74,6 @@ class Workers(ABC):
     """Whether each function takes a thread, of which a process has not many."""
     killed: ClassVar[tuple[type[BaseException], ...]]
     """What a function is ended with from outside."""
-
-    _describe: Callable[[], str]  # says whose the functions are, for the log; the core sets it
 
     @abstractmethod
     def call(
@@ -167,18 +167,22 @@ class Runtime(ABC):
         """Whether `exc` says that what runs is ended from outside, by a server that stops."""
 
     @abstractmethod
-    def create_workers(self) -> Workers:
-        """The workers for one connection."""
+    def create_workers(self, describe: Callable[[], str]) -> Workers:
+        """The workers for one connection.
+
+        Args:
+            describe: what a line of the log about the connection begins with.
+        """
 
 
 def adopt(context: Context) -> None:
-    """Set the context variables of who calls to what they are in `context`.
+    """Copy the values in `context` into the caller's context.
 
-    Where a handler runs in a task or thread of its own: what it has set is seen by
-    what of the framework runs after it.
+    Then the framework's code that runs after a handler sees what the handler has set in a
+    task or thread of its own.
     """
     for variable, value in context.items():
-        if variable.get(None) is not value:
+        if variable.get(_UNSET) is not value:
             variable.set(value)
 
 

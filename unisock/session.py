@@ -41,7 +41,8 @@ from .errors import (
     is_foreign,
 )
 from .options import Options
-from .transport import HTTPError, HTTPResponse, Transport, printable
+from .printing import MOST_OF_TEXT, printable
+from .transport import HTTPError, HTTPResponse, Transport
 from .websocket import WebSocket
 
 logger = logging.getLogger("unisock")
@@ -244,9 +245,9 @@ def _origin_allowed(ws: WebSocket, options: Options) -> bool:
         "your own page, have the proxy pass the browser's Host on (nginx: proxy_set_header Host "
         "$http_host); to allow another page's origin mount with origins=[%r]",
         ws._transport._describe(),
-        origin,
-        host,
-        origin,
+        origin[:MOST_OF_TEXT],
+        host[:MOST_OF_TEXT],
+        origin[:MOST_OF_TEXT],
     )
     return False
 
@@ -287,9 +288,10 @@ async def _end_as(ending: BaseException, ws: WebSocket) -> None:
                 ws, ending.status_code, ending.title, response.body, response.headers
             )
         case _:
-            logger.debug(
-                "handler %s ended by the disconnect: %r", ws._transport._handler_name, str(ending)
-            )
+            if logger.isEnabledFor(logging.DEBUG):  # else the text need not be made
+                logger.debug(
+                    "handler %s ended by the disconnect: %s", ws._transport._handler_name, ending
+                )
             await _end(ws, 403, 1000)
 
 

@@ -27,6 +27,7 @@ from .errors import (
     is_foreign,
 )
 from .handshake import Handshake
+from .printing import MOST_OF_TEXT
 from .runtime import Runtime, Waiter
 
 logger = logging.getLogger("unisock")
@@ -424,8 +425,8 @@ class Transport(ABC):
         What comes from the peer is quoted and escaped, so that it can forge no line.
         """
         path, client = self.handshake.url.path, self.handshake.client
-        who = "unknown" if client is None else repr(f"{client.host}:{client.port}")
-        return f"handler {self._handler_name}, path {path!r}, client {who}"
+        who = "unknown" if client is None else repr(f"{client.host[:MOST_OF_TEXT]}:{client.port}")
+        return f"handler {self._handler_name}, path {path[:MOST_OF_TEXT]!r}, client {who}"
 
 
 _ATTRIBUTES = {"handshake": Handshake, "capabilities": Capabilities, "runtime": Runtime}
@@ -518,11 +519,6 @@ class PullTransport(Transport):
         room = asyncio.Event()
         inbox.call_on_room(room.set)
         await room.wait()
-
-
-def printable(text: str) -> str:
-    """`text` in one line, for the log: what is not printable is escaped."""
-    return "".join(char if char.isprintable() else ascii(char)[1:-1] for char in text)
 
 
 def _exceeds(message: str | bytes, limit: int) -> bool:

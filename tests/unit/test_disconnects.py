@@ -95,3 +95,13 @@ def test_of_another_connection_it_goes_on_with_a_note(in_group: bool) -> None:
     (note,) = caught.value.__notes__
     assert "the end of another connection" in note
     assert "handler" in note
+
+
+def test_a_peer_s_text_forges_no_line() -> None:
+    exc = WebSocketDisconnect(
+        4000, "bye\nERROR \x1b[2K" + "a" * 1000, path="/r\r\n", client=("1.1.1.1\n\x1b[31m", 0)
+    )
+    said = str(exc)
+    assert said.isprintable()
+    assert len(said) < 500
+    assert exc.reason.startswith("bye\nERROR")  # itself it is as it came

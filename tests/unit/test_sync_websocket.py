@@ -430,7 +430,7 @@ class TestMethods:
         async def main() -> None:
             session = Session("x", MemoryTransport(), Options())
             session.ws = WebSocket(session.transport, session.options)
-            ws = SyncWebSocket(session, Recording())
+            ws = SyncWebSocket(session, Recording(str))
             ws.accept("chat", {"a": "b"})
             ws.reject(401, b"body", {"a": "b"})
             ws.receive(1)
@@ -674,7 +674,7 @@ class TestTimeout:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
             session = Session("x", transport, Options())
             session.ws = ws
-            sync = SyncWebSocket(session, ws._runtime.create_workers())
+            sync = SyncWebSocket(session, ws._runtime.create_workers(str))
             receiving = asyncio.create_task(sync._within(seconds, ws.receive))
             for _ in range(turns):
                 await turn()

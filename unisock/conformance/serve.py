@@ -319,10 +319,10 @@ def flask_app() -> Any:
     app = make("suite")
 
     @app.get("/page")
-    @app.get("/mounting/both")
     def page() -> str:
         return "the page"
 
+    app.add_url_rule("/mounting/both", "page_beside", page)
     blueprint = Blueprint("routed", "routed", url_prefix="/routed")
     unisock.mount(blueprint, "/{room}", tell_room)
     app.register_blueprint(blueprint)
