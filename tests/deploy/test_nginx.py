@@ -263,7 +263,7 @@ def test_a_prefix_that_stays(name: str, tmp_path: Path, folder: Path) -> None:
         assert told(client) == {"url": nginx.url("/app/seen"), "client": [BROWSER, 0]}
 
 
-_GEVENT = "WSGIServer(listener, app, handler_class=WebSocketHandler).serve_forever()"
+_GEVENT = "WSGIServer(listener, app).serve_forever()"
 
 
 def _on_socket(name: str) -> tuple[str, dict[str, str]]:
