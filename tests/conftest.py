@@ -38,7 +38,7 @@ def pytest_addoption(parser: pytest.Parser) -> None:
         "--matrix",
         choices=("short", "full"),
         default="short",
-        help="the rows to test on: one for each adapter, or every framework on every server",
+        help="the rows to test on: one for each adapter, or every row",
     )
 
 

@@ -141,10 +141,10 @@ def _installed(asked: list[str]) -> list[str]:
     names = [*FRAMEWORKS] if asked == [_ALL] else asked
     missing = [name for name in names if not FRAMEWORKS[name].is_installed()]
     if missing:
-        text = f"not installed: {', '.join(missing)} (pip install 'unisock[{','.join(missing)}]')"
+        text = f"{', '.join(missing)} (pip install 'unisock[{','.join(missing)}]')"
         if asked != [_ALL] or missing == names:
-            raise ServeError(text)
-        print(f"unisock serve: left out, for they are {text}", file=sys.stderr)
+            raise ServeError(f"not installed: {text}")
+        print(f"unisock serve: not installed, and left out: {text}", file=sys.stderr)
     return [name for name in names if name not in missing]
 
 

@@ -267,7 +267,8 @@ def _check_servers(packages: Mapping[str, Package]) -> Iterator[Finding]:
                     "uvicorn-worker-grace",
                     f"gunicorn's worker in {place} is uvicorn's, which waits for a handler that "
                     "goes on until gunicorn kills it: its finally block does not run",
-                    "set timeout_graceful_shutdown in post_fork, as docs/how-to/asgi.md has it",
+                    "write in gunicorn.conf.py: def post_fork(server, worker): worker.config."
+                    "timeout_graceful_shutdown = worker.cfg.graceful_timeout // 2",
                 )
     for place, text in settings:
         if re.search(r"^[^#\n]*(-k|worker.class)[\s=\"']*geventwebsocket\.", text, re.MULTILINE):

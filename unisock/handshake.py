@@ -177,7 +177,7 @@ class Handshake(ABC):
         """Check what a subclass defines.
 
         Raises:
-            TypeError: a method where a property is to be.
+            TypeError: a method where a property is expected.
         """
         super().__init_subclass__(**kwargs)
         for name, value in vars(cls).items():

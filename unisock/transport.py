@@ -60,7 +60,10 @@ class Capabilities:
     close_reason: bool = True
     """The peer's close reason is known (else it is ``""``)."""
     own_close_code: bool = True
-    """``close(code)`` reaches the client (else 1000 and 3000 to 4999 do; others as 3000 more)."""
+    """``close(code)`` reaches the client.
+
+    If not, only 1000 and 3000 to 4999 do, and 3000 is added to the others.
+    """
     own_close_reason: bool = True
     """``close(reason=…)`` reaches the client."""
 

@@ -321,6 +321,12 @@ def test_uvicorn_s_worker_without_an_end(
         assert f"gunicorn's worker in {place} " in result.said("uvicorn-worker-grace")
 
 
+def test_a_remedy_names_no_page_of_the_repository() -> None:
+    """Where the package is installed there is none."""
+    assert package.__file__ is not None
+    assert "docs/" not in Path(package.__file__).with_name("doctor.py").read_text()
+
+
 # Applications
 
 FLASK = """

@@ -273,7 +273,7 @@ def test_all_are_those_that_are_installed(
         with connect(url) as connection:
             assert echoes(connection)
     assert command.errors() == (
-        "unisock serve: left out, for they are not installed: falcon, flask "
+        "unisock serve: not installed, and left out: falcon, flask "
         "(pip install 'unisock[falcon,flask]')\n"
     )
 

@@ -200,14 +200,15 @@ class Nginx(Process):
     def url(self, path: str) -> str:
         return f"wss://{HOST}:{self.port}{path}"
 
-    def connect(self, path: str) -> ClientConnection:
-        """Connect as a browser does, from a page of this site."""
+    def connect(self, path: str, headers: Mapping[str, str] | None = None) -> ClientConnection:
+        """Connect as a browser does, from a page of this site, and with these headers too."""
         sock = socket.create_connection(("127.0.0.1", self.port), PATIENCE, (BROWSER, 0))
         return connect(
             self.url(path),
             sock=sock,
             ssl=self.tls,
             origin=Origin(self.origin),
+            additional_headers=headers,
             compression=None,
             open_timeout=PATIENCE,
             ping_interval=None,

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import socket
 from collections.abc import Iterator, Mapping
 from pathlib import Path
 from types import MappingProxyType
@@ -10,9 +11,9 @@ from typing import Any, NamedTuple
 
 import pytest
 from websockets.exceptions import InvalidStatus
-from websockets.sync.client import ClientConnection, unix_connect
+from websockets.sync.client import ClientConnection, connect, unix_connect
 
-from tests.deploy.proxied import BROWSER, CONFIGURATIONS, PAGE, SOCKET, Nginx, Service
+from tests.deploy.proxied import BROWSER, CONFIGURATIONS, HOST, PAGE, SOCKET, Nginx, Service
 from tests.docs.documents import blocks, commands, files
 
 _STARLETTE = """
@@ -71,17 +72,26 @@ KINDS = {
     "aiohttp": Kind("python aiohttp_app.py"),
     "aiohttp on gunicorn": Kind(GUNICORN_AIOHTTP),
 }
+HYPERCORN_ON_SOCKET = f"hypercorn hypercorn_app:app --bind unix:{SOCKET}"
+_BELIEVES_PREFIX = {
+    "flask_app.py": files(PAGE)["flask_app.py"].replace("x_proto=1)", "x_proto=1, x_prefix=1)")
+}
 # With the prefix removed; Falcon is told apart below.
 PREFIXED = {
-    **dict.fromkeys(("fastapi", "starlette", "asgi"), "uvicorn app:app --root-path /app"),
-    "hypercorn": "hypercorn hypercorn_app:app --root-path /app",
-    "granian": f"{GRANIAN} --url-path-prefix /app",
-    **{name: KINDS[name].command for name in ("flask", "flask on gunicorn")},
-    **{name: KINDS[name].command for name in ("aiohttp", "aiohttp on gunicorn")},
+    **{
+        name: Kind("uvicorn app:app --root-path /app", KINDS[name].others)
+        for name in ("fastapi", "starlette", "asgi")
+    },
+    "hypercorn": Kind("hypercorn hypercorn_app:app --root-path /app"),
+    "granian": Kind(f"{GRANIAN} --url-path-prefix /app"),
+    "flask": Kind("python flask_app.py", _BELIEVES_PREFIX),
+    "flask on gunicorn": Kind(GUNICORN, _BELIEVES_PREFIX),
+    "aiohttp": Kind("python aiohttp_prefix.py"),
+    "aiohttp on gunicorn": Kind("gunicorn -k aiohttp.GunicornWebWorker aiohttp_prefix:app"),
 }
 ON_SOCKETS = {
     "fastapi": f"uvicorn app:app --uds {SOCKET} --forwarded-allow-ips '*'",
-    "hypercorn": f"hypercorn hypercorn_app:app --bind unix:{SOCKET}",
+    "hypercorn": HYPERCORN_ON_SOCKET,
     "granian": f"{GRANIAN} --uds {SOCKET}",
     "flask on gunicorn": f"{GUNICORN} --bind unix:{SOCKET}",
     "aiohttp on gunicorn": f"{GUNICORN_AIOHTTP} --bind unix:{SOCKET}",
@@ -131,6 +141,63 @@ def test_tls(service: Service, folder: Path) -> None:
         assert told(client) == {"url": nginx.url("/seen?q=%20a"), "client": [BROWSER, 0]}
 
 
+@pytest.mark.parametrize("name", ["app.conf", "prefix.conf", "unix.conf"])
+def test_no_other_protocol_passes(name: str, tmp_path: Path, folder: Path) -> None:
+    """hypercorn would answer h2c with a 101, and the client would speak past nginx from then on."""
+    command = HYPERCORN_ON_SOCKET if name == "unix.conf" else KINDS["hypercorn"].command
+    path = "/app/seen" if name == "prefix.conf" else "/seen"
+    request = (
+        f"GET {path} HTTP/1.1\r\nHost: {HOST}\r\nUpgrade: h2c\r\n"
+        "Connection: Upgrade, HTTP2-Settings\r\nHTTP2-Settings: AAMAAABkAARAAAAAAAIAAAAA\r\n\r\n"
+    )
+    with (
+        Service(command, tmp_path) as service,
+        Nginx(name, service, folder) as nginx,
+        socket.create_connection(("127.0.0.1", nginx.port), 30) as tcp,
+        nginx.tls.wrap_socket(tcp, server_hostname=HOST) as client,
+    ):
+        client.sendall(request.encode())
+        # FastAPI has no page there.
+        assert client.makefile("rb").readline().startswith(b"HTTP/1.1 404")
+
+
+LIES = {
+    "X-Forwarded-For": "203.0.113.9",
+    "X-Forwarded-Proto": "http",
+    "X-Forwarded-Host": "evil.example",
+    "X-Forwarded-Prefix": "/evil",
+    "Forwarded": "for=203.0.113.9;host=evil.example;proto=http",
+}
+
+
+def _believing(name: str) -> tuple[str, Mapping[str, str]]:
+    """The command and the files of a server that believes more than nginx says."""
+    if "hypercorn" in name:  # by default it believes X-Forwarded-Host
+        mode = {"hypercorn, Forwarded": '(inner, "modern")'}.get(name, "(inner)")
+        text = files(PAGE)["hypercorn_app.py"].replace("(inner)", mode)
+        return KINDS["hypercorn"].command, {"hypercorn_app.py": text}
+    command, others = PREFIXED[name]
+    return command, {n: t.replace("x_prefix=1", "x_prefix=1, x_host=1") for n, t in others.items()}
+
+
+def test_what_a_client_says_of_the_proxy_changes_nothing(service: Service, folder: Path) -> None:
+    """nginx empties each header that it does not set."""
+    with Nginx("app.conf", service, folder) as nginx, nginx.connect("/seen", LIES) as client:
+        assert told(client) == {"url": nginx.url("/seen"), "client": [BROWSER, 0]}
+
+
+@pytest.mark.parametrize("name", rows("flask", "aiohttp", "hypercorn", "hypercorn, Forwarded"))
+def test_nor_where_the_server_would_believe_it(name: str, tmp_path: Path, folder: Path) -> None:
+    """The middleware that is for a prefix, and the one that believes `Forwarded`."""
+    command, others = _believing(name)
+    with (
+        Service(command, tmp_path, others) as service,
+        Nginx("app.conf", service, folder) as nginx,
+        nginx.connect("/seen", LIES) as client,
+    ):
+        assert told(client) == {"url": nginx.url("/seen"), "client": [BROWSER, 0]}
+
+
 @pytest.mark.parametrize("host", ["", "proxy_set_header Host $host;"])
 def test_a_host_that_is_not_the_browser_s(service: Service, folder: Path, host: str) -> None:
     """nginx's default, and without the port: the own page is refused, and the log says why."""
@@ -149,11 +216,20 @@ def test_a_host_that_is_not_the_browser_s(service: Service, folder: Path, host: 
 def test_a_prefix_that_is_removed(name: str, tmp_path: Path, folder: Path) -> None:
     """The handler is mounted without it, and sees the URL with it."""
     with (
-        Service(PREFIXED[name], tmp_path, KINDS[name].others) as service,
+        Service(PREFIXED[name].command, tmp_path, PREFIXED[name].others) as service,
         Nginx("prefix.conf", service, folder) as nginx,
         nginx.connect("/app/seen") as client,
     ):
         assert told(client) == {"url": nginx.url("/app/seen"), "client": [BROWSER, 0]}
+
+
+def test_a_prefix_that_is_another_host(tmp_path: Path) -> None:
+    """The middleware for aiohttp takes it for none."""
+    lie = {"X-Forwarded-Prefix": "//evil.example"}
+    with Service("python aiohttp_prefix.py", tmp_path) as service:
+        url = f"ws://127.0.0.1:{service.port}/seen"
+        with connect(url, additional_headers=lie) as client:
+            assert told(client)["url"] == url
 
 
 def test_falcon_with_a_root_path(tmp_path: Path, folder: Path) -> None:
@@ -187,7 +263,7 @@ def test_a_prefix_that_stays(name: str, tmp_path: Path, folder: Path) -> None:
         assert told(client) == {"url": nginx.url("/app/seen"), "client": [BROWSER, 0]}
 
 
-_GEVENT = "WSGIServer(listener, app, handler_class=WebSocketHandler).serve_forever()"
+_GEVENT = "WSGIServer(listener, app).serve_forever()"
 
 
 def _on_socket(name: str) -> tuple[str, dict[str, str]]:
@@ -224,12 +300,13 @@ def test_a_unix_socket(name: str, tmp_path: Path, folder: Path) -> None:
 
 
 def test_every_command_of_the_page_is_run() -> None:
-    run = {kind.command for kind in KINDS.values()} | set(PREFIXED.values())
+    prefixed = {kind.command for kind in PREFIXED.values()}
+    run = {kind.command for kind in KINDS.values()} | prefixed
     run |= set(ON_SOCKETS.values()) | set(WORKERS)
     assert set(commands(PAGE)) - run == {
         "gunicorn -k uvicorn_worker.UvicornWorker --workers 2 app:app"
     }
-    assert set(PREFIXED.values()) | set(ON_SOCKETS.values()) | set(WORKERS) <= set(commands(PAGE))
+    assert prefixed | set(ON_SOCKETS.values()) | set(WORKERS) <= set(commands(PAGE))
 
 
 def test_every_configuration_of_the_page_is_run() -> None:

@@ -65,6 +65,13 @@ def test_a_complete_file_runs(path: Path, name: str, tmp_path: Path) -> None:
     assert result.returncode == 0, result.stderr
 
 
+def test_pages_serve_by_the_server_that_a_signal_stops() -> None:
+    """gevent's own dies of SIGTERM; one fragment shows how to use it nevertheless."""
+    stock = "from gevent.pywsgi import WSGIServer"
+    shown = [(name_of(path), b.name) for path in PAGES for b in blocks(path) if stock in b.text]
+    assert shown == [("docs/how-to/flask.md", "fragment")]
+
+
 def test_the_readme_has_the_two_commands() -> None:
     lines = page("README.md").read_text().splitlines()
     install = "    python3 -m venv .venv && .venv/bin/pip install -e"

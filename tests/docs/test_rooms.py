@@ -130,8 +130,7 @@ APPS = {
             monkey.patch_all()
         import unisock
         from flask import Flask
-        from gevent.pywsgi import WSGIServer
-        from unisock.adapters.flask import WebSocketHandler
+        from unisock.adapters.flask import WSGIServer
         import shown
         app = Flask(__name__)
         unisock.mount(app, "/rooms/{room}", shown.HANDLER, close_timeout=0.5)
@@ -139,7 +138,7 @@ APPS = {
         def count():
             return str(len(shown.COUNTED))
         address = ("127.0.0.1", int(os.environ["PORT"]))
-        WSGIServer(address, app, handler_class=WebSocketHandler, log=None).serve_forever()
+        WSGIServer(address, app, log=None).serve_forever()
     """,
 }
 

@@ -34,10 +34,15 @@ import sys
 sys.path.insert(0, {str(ROOT)!r})
 from tests.tutorials.%s import app
 """
-GEVENT = """
+OWN = """
+import os
+from unisock.adapters.flask import WSGIServer
+WSGIServer(("127.0.0.1", int(os.environ["PORT"])), app).serve_forever()
+"""
+STOCK = """
 import os
 from gevent.pywsgi import WSGIServer
-from %s import WebSocketHandler
+from geventwebsocket.handler import WebSocketHandler
 address = ("127.0.0.1", int(os.environ["PORT"]))
 WSGIServer(address, app, handler_class=WebSocketHandler).serve_forever()
 """
@@ -45,8 +50,6 @@ AIOHTTP = """
 from tests.tutorials.apps.aiohttp_app import run
 run()
 """
-STOCK = "geventwebsocket.handler"
-OWN = "unisock.adapters.flask"
 
 PORTED = {
     "starlette": ("apps.starlette_app", None),
@@ -56,7 +59,7 @@ PORTED = {
     "flask": ("apps.flask_app", OWN),
     "flask stock": ("apps.flask_app", STOCK),
 }
-"""The applications, each with the handler class if gevent serves it."""
+"""The applications, each with what serves it if that is gevent's server."""
 
 NATIVE = {
     "starlette_endpoint": ("originals.starlette_endpoint", None),
@@ -76,15 +79,15 @@ def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerOf]:
 
         @cache
         def start(name: str) -> Server:
-            module, handler_class = (PORTED | NATIVE)[name]
+            module, serve = (PORTED | NATIVE)[name]
             folder = tmp_path_factory.mktemp("server")
             source = IMPORT % module
             if name == "aiohttp":
                 server = Server(folder, source + AIOHTTP)
-            elif handler_class is None:
+            elif serve is None:
                 server = uvicorn(folder, source)
             else:
-                server = Server(folder, source + GEVENT % handler_class)
+                server = Server(folder, source + serve)
             stack.callback(stop, name, server)
             return server
 
