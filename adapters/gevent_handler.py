@@ -13,8 +13,10 @@ import http
 import http.client
 import io
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from ssl import SSLError
 from typing import Any
 
 import gevent
@@ -33,6 +35,7 @@ from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
 from unisock.handshake import split_target
+from unisock.transport import printable
 
 # The sans-I/O protocol tells of each connection at level INFO.
 protocol_logger = logging.getLogger("unisock.protocol")
@@ -43,6 +46,8 @@ UPGRADE = "unisock.upgrade"
 STOCK = "wsgi.websocket"
 """The key of gevent-websocket's own `WebSocket`, for code that is written for that package."""
 
+# Method, target and version (RFC 9112, section 3), and without a version HTTP/0.9.
+_REQUEST_LINE = re.compile(r"[!-~]+ [!-~]+( [!-~]+)?\r?\n")
 # How much of a request that is refused is taken, and how long the next piece may take.
 _MAX_DISCARDED = 1024 * 1024
 _READ_SIZE = 64 * 1024
@@ -91,8 +96,16 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             return line
 
     def read_request(self, raw_requestline: str) -> Any:
-        """As pywsgi's, in time."""
+        """As pywsgi's, in time.
+
+        Raises:
+            ValueError: the request line has other characters than visible ASCII and single
+                spaces.  pywsgi takes some of them for spaces: a path that a proxy forbids
+                would be read out of another one, which the proxy has let through.
+        """
         self._has_read = True
+        if not _REQUEST_LINE.fullmatch(raw_requestline):
+            raise ValueError(f"malformed request line: {raw_requestline!r}")
         with gevent.Timeout(self.head_timeout, TimeoutError()):
             return WSGIHandler.read_request(self, raw_requestline)
 
@@ -220,13 +233,18 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
                     return
 
     def handle(self) -> None:
-        """As pywsgi's, but that a client may leave while its request is refused."""
-        with suppress(ConnectionError):
+        """As pywsgi's, but a client may leave while its request is refused."""
+        with suppress(ConnectionError, SSLError):
             WSGIHandler.handle(self)
 
     def log_request(self) -> None:
         """As pywsgi's, to the server's log."""
         WSGIHandler.log_request(self)
+
+    def format_request(self) -> str:
+        """As pywsgi's, in one line: a request line that is refused may hold anything."""
+        line: str = super().format_request()
+        return printable(line)
 
     def answered(self, status: str, length: int) -> None:
         """Note that the handshake was answered, for WSGI and the access log."""
