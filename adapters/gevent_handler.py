@@ -85,6 +85,7 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     """Whether a unisock handler has the connection."""
     websocket: Any = None
     """The `WebSocket` of gevent-websocket, once it has the connection."""
+    _client_key: Any = None
 
     def read_requestline(self) -> str:
         """As pywsgi's, in time."""
@@ -181,12 +182,20 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         # All that a server has, for those who send to all.
         server: Any = self.server
         server.clients = getattr(server, "clients", {})
-        server.clients[self.client_address] = Client(self.client_address, websocket)
+        # On a unix socket a client has no address.
+        self._client_key = self.client_address or websocket
+        server.clients[self._client_key] = Client(self.client_address, websocket)
+
+    @property
+    def active_client(self) -> Any:
+        """As gevent-websocket's: what the server lists of this connection."""
+        server: Any = self.server
+        return server.clients[self._client_key]
 
     def _end_websocket(self) -> None:
         """Close it, as gevent-websocket's handler does when the application has returned."""
         server: Any = self.server
-        del server.clients[self.client_address]
+        del server.clients[self._client_key]
         if not self.websocket.closed:
             self.websocket.close()
         self.websocket = None
