@@ -20,6 +20,7 @@ from werkzeug.routing import BaseConverter
 
 from unisock import Handler, UnisockError
 from unisock.handlers import MountedHandler, functions_of, prepare
+from unisock.handshake import check_header_name
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
 from unisock.transport import HTTPError
@@ -127,7 +128,10 @@ class _Answering:
         try:
             response = process(response)
             sent = response.get_wsgi_headers(request.environ)
-            str(sent).encode("latin-1")  # WSGI takes no others either
+            # WSGI takes no others either.
+            for name, _ in sent:
+                check_header_name(name)
+            str(sent).encode("latin-1")
             body = response.get_data()
         except Exception as exc:  # noqa: BLE001  # it goes on to Flask; see `view`
             self.error = exc

@@ -93,8 +93,16 @@ async def with_room(room: str, websocket: WebSocket) -> None: ...
         functools.partial(Methods().room),
     ],
     ids=[
-        "handler", "within", "around", "partial", "hook", "inherited", "object",
-        "method", "class method", "partial of a method",
+        "handler",
+        "within",
+        "around",
+        "partial",
+        "hook",
+        "inherited",
+        "object",
+        "method",
+        "class method",
+        "partial of a method",
     ],  # fmt: skip
 )
 def test_starlette_s_requires_is_refused_at_mount(required: Any) -> None:

@@ -52,6 +52,7 @@ class Stored(SessionInterface):
     def save_session(self, app, session, response):
         if "stored" not in flask.request.args:
             return cookies.save_session(app, session, response)
+        told.append(["saved", flask.request.path])
         self.kept[flask.request.args["stored"]] = dict(session)
 
 
@@ -77,6 +78,8 @@ def after(response):
         raise LookupError("of after_request")
     if "replaces" in args:
         return flask.Response("replaced", 418, {"X-Replaced": "yes"})
+    if "name" in args:
+        response.headers[args["name"]] = "no name of a header"
     if "foreign" in args:
         response.headers["X-After"] = "\u20ac"
     if "breaks" in args:
@@ -106,6 +109,12 @@ def tell():
     copy = list(told)
     told.clear()
     return copy
+
+
+@app.get("/logout")
+def log_out():
+    del flask.session["user"]
+    return "out"
 
 
 @app.get("/session")
@@ -143,6 +152,25 @@ def accepts_blocking(ws):
     leave("ada")
     ws.accept(headers={"x-own": "own"})
     flask.session["late"] = "yes"
+    for message in ws:
+        ws.send(message)
+
+
+async def accepts_first(ws):
+    await ws.accept()
+    flask.session["user"] = "ada"
+
+
+async def notes(ws):
+    flask.session["seen"] = "yes"
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)
+
+
+def notes_blocking(ws):
+    flask.session["seen"] = "yes"
+    ws.accept()
     for message in ws:
         ws.send(message)
 
@@ -197,7 +225,7 @@ async def times_out(ws):
         raise
 
 
-for handler in (accepts, accepts_blocking, rejects, rejects_blocking, aborts, fails,
+for handler in (accepts, accepts_blocking, accepts_first, notes, notes_blocking, rejects, rejects_blocking, aborts, fails,
                 fails_open, echoes,
                 waits, ends_while_it_accepts, times_out):
     unisock.mount(app, "/" + handler.__name__, handler)
@@ -290,6 +318,36 @@ def test_a_session_that_the_server_keeps_has_later_changes_too(
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", ["/notes", "/echoes"])
+def test_a_session_that_nobody_changes_after_the_answer_is_saved_with_it_alone(
+    server: FlaskServer, path: str, form: str
+) -> None:
+    """At the end it is old: another request may have changed it meanwhile."""
+    if (path, form) == ("/echoes", "_blocking"):
+        return
+    if stock(server) and path == "/notes":  # its change comes after the 101
+        return
+    name = f"logged-in-{path[1:]}{form}"
+    with talk(server, f"/accepts_first?stored={name}"):
+        pass
+    until = time.monotonic() + 30
+    while json.loads(server.get(f"/session?stored={name}")[1]) != {"user": "ada"}:
+        assert time.monotonic() < until
+    told(server)
+    with talk(server, f"{path}{form}?stored={name}&torn") as client:
+        client.send("on")
+        assert client.recv(30) == "on"
+        assert server.get(f"/logout?stored={name}")[0] == 200
+    listed = told(server)
+    while not any("torn down" in each for each in listed):
+        assert time.monotonic() < until
+        listed += told(server)
+    assert "user" not in json.loads(server.get(f"/session?stored={name}")[1])
+    saved = [each[1] for each in listed if each[0] == "saved"]
+    assert saved == [f"{path}{form}", "/logout"]
+
+
+@pytest.mark.parametrize("form", FORMS)
 def test_after_request_sees_a_rejection_and_what_it_adds_is_sent(
     server: FlaskServer, form: str
 ) -> None:
@@ -358,6 +416,17 @@ def test_a_header_that_cannot_be_sent_is_a_500(server: FlaskServer) -> None:
         return
     assert rejection(server, "/accepts?foreign").status == 500
     assert "UnicodeEncodeError" in server.wait_for_log("codec can't encode")
+
+
+@pytest.mark.parametrize("path", ["accepts", "accepts_blocking", "rejects", "rejects_blocking"])
+@pytest.mark.parametrize("name", ["X-A: 1%0D%0AX-Forged", "X A", "", "X-%C3%A9"])
+def test_a_name_that_no_header_has_is_a_500(server: FlaskServer, path: str, name: str) -> None:
+    if stock(server):
+        return
+    answer = rejected(server, f"/{path}?name={name.replace(' ', '%20')}")
+    assert answer.status_code == 500
+    assert "X-Forged" not in answer.headers
+    assert "is not a header name" in server.wait_for_log("is not a header name")
 
 
 @pytest.mark.parametrize("path", ["accepts", "accepts_blocking", "rejects", "rejects_blocking"])
