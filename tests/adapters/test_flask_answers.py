@@ -25,7 +25,7 @@ if os.environ["KIND"] == "patched":
 
 import asyncio, logging, signal
 import flask, gevent
-from flask.sessions import SessionInterface, SecureCookieSession
+from flask.sessions import SessionInterface, SessionMixin, SecureCookieSession
 from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler as StockHandler
 import unisock
@@ -35,6 +35,10 @@ logging.basicConfig()
 app = flask.Flask("tested")
 app.secret_key = "secret"
 told = []
+
+
+class Untracked(dict, SessionMixin):
+    '''A session that does not note its changes.'''
 
 
 class Stored(SessionInterface):
@@ -47,7 +51,8 @@ class Stored(SessionInterface):
             return None  # as where there is no secret key
         if "stored" not in request.args:
             return cookies.open_session(app, request)
-        return SecureCookieSession(self.kept.get(request.args["stored"]))
+        kind = Untracked if "untracked" in request.args else SecureCookieSession
+        return kind(self.kept.get(request.args["stored"]) or {})
 
     def save_session(self, app, session, response):
         if "stored" not in flask.request.args:
@@ -306,10 +311,11 @@ def test_after_request_sees_the_101_and_what_it_adds_is_sent(
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["", "&untracked"])
 def test_a_session_that_the_server_keeps_has_later_changes_too(
-    server: FlaskServer, form: str
+    server: FlaskServer, form: str, kind: str
 ) -> None:
-    name = f"s{form}"
+    name = f"s{form}-{kind[1:]}{kind}"
     with talk(server, f"/accepts{form}?stored={name}"):
         pass
     until = time.monotonic() + 30
@@ -319,15 +325,16 @@ def test_a_session_that_the_server_keeps_has_later_changes_too(
 
 @pytest.mark.parametrize("form", FORMS)
 @pytest.mark.parametrize("path", ["/notes", "/echoes"])
+@pytest.mark.parametrize("kind", ["", "&untracked"])
 def test_a_session_that_nobody_changes_after_the_answer_is_saved_with_it_alone(
-    server: FlaskServer, path: str, form: str
+    server: FlaskServer, path: str, form: str, kind: str
 ) -> None:
     """At the end it is old: another request may have changed it meanwhile."""
     if (path, form) == ("/echoes", "_blocking"):
         return
     if stock(server) and path == "/notes":  # its change comes after the 101
         return
-    name = f"logged-in-{path[1:]}{form}"
+    name = f"logged-in-{path[1:]}{form}-{kind[1:]}{kind}"
     with talk(server, f"/accepts_first?stored={name}"):
         pass
     until = time.monotonic() + 30
