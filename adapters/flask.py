@@ -116,7 +116,7 @@ class _Answering:
 
     def __call__(self, answer: Answer, /) -> Answer:
         """As `GeventTransport` calls it, from any greenlet."""
-        return self._context.run(self._prepare, answer) if self.is_needed() else answer
+        return self._context.run(self._prepare, answer)
 
     def _prepare(self, answer: Answer) -> Answer:
         status_code, body, headers = answer

@@ -253,10 +253,8 @@ class GeventTransport(Transport):
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """Send the 101 that `validate` has prepared."""
 
-        def accept() -> None:
-            status_code, body, prepared = self._prepare((101, b"", headers))
-            if self._lost:
-                raise ConnectionLost
+        def accept(answer: Answer) -> None:
+            status_code, body, prepared = answer
             if status_code != 101:
                 self.answer(build_response(status_code, body, prepared))
                 self._disconnect(1006)
@@ -271,34 +269,42 @@ class GeventTransport(Transport):
             self._write(serialize(response))
             self._open()
 
-        await self._call(accept)
+        await self._send_prepared((101, b"", headers), accept)
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Send the response at once; WSGI's own is dropped."""
 
-        def reject() -> None:
-            answer = self._prepare((status_code, body, headers))
-            if self._lost:
-                raise ConnectionLost
+        def reject(answer: Answer) -> None:
             self.answer(build_response(*answer))
 
-        await self._call(reject)
+        await self._send_prepared((status_code, body, headers), reject)
 
-    async def _call(self, function: Callable[[], None]) -> None:
-        """Call what may block; not in the event loop, which others are served on."""
+    async def _send_prepared(self, answer: Answer, send: Callable[[Answer], None]) -> None:
+        """Send what the framework makes of an answer.
+
+        That may block: so it is not done in the event loop, which others are served on.
+        """
         if self._lost:
             raise ConnectionLost
         if not self._prepare.is_needed():
-            function()
-        elif isinstance(self.runtime, GreenletRuntime):
+            send(answer)
+            return
+
+        def prepare_and_send() -> None:
+            prepared = self._prepare(answer)
+            if self._lost:
+                raise ConnectionLost
+            send(prepared)
+
+        if isinstance(self.runtime, GreenletRuntime):
             this = gevent.getcurrent()
             self.runtime.shielded.add(this)
             try:
-                function()
+                prepare_and_send()
             finally:
                 self.runtime.shielded.discard(this)
         else:
-            await call_in_greenlet(function)
+            await call_in_greenlet(prepare_and_send)
 
     async def send(self, data: str | bytes) -> None:
         """Write a frame; wait first while too much is still to be written."""
@@ -705,7 +711,8 @@ class UpgradedTransport(GeventTransport):
         """The stock handler did; take the connection from its WebSocket."""
         # Closed in the stock handler's eyes, so that it sends nothing more.
         self._request_handler.websocket.closed = True
-        self._prepare((101, b"", []))  # what comes of it can be sent no more
+        if self._prepare.is_needed():
+            self._prepare((101, b"", []))  # what comes of it can be sent no more
         return True
 
     def refuse(self) -> None:
