@@ -279,7 +279,7 @@ class _StockWebSocket(StockWebSocket):  # type: ignore[misc]  # untyped package
 
     def __getattr__(self, name: str) -> Any:
         """Upgrade: an attribute is not there yet, and whatever is done with this reads one."""
-        # There is one more that is not there, as `hasattr` may find.
+        # After the upgrade too there is no `utf8validate_last`, until the first text message.
         if name not in StockWebSocket.__slots__ or self._request_handler.websocket is self:
             raise AttributeError(name)
         self._request_handler.upgrade(self)
