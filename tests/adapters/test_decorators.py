@@ -103,7 +103,7 @@ async def with_room(room: str, websocket: WebSocket) -> None: ...
         "method",
         "class method",
         "partial of a method",
-    ],  # fmt: skip
+    ],
 )
 def test_starlette_s_requires_is_refused_at_mount(required: Any) -> None:
     for app in (Starlette(), Router(), FastAPI()):
