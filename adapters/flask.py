@@ -25,15 +25,10 @@ from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
 from unisock.transport import HTTPError
 
-from .gevent import (
-    Answer,
-    GeventHandshake,
-    GeventTransport,
-    UpgradedTransport,
-    serve,
-)
-from .gevent_handler import WebSocketHandler, request_handler
+from .gevent import Answer, GeventTransport, UpgradedTransport
+from .gevent_handler import GeventHandshake, WebSocketHandler, request_handler
 from .gevent_server import WSGIServer
+from .gevent_sessions import serve
 
 __all__ = ["WSGIServer", "WebSocketHandler", "mount", "view"]
 

@@ -3,7 +3,7 @@
 - `WebSocketHandler`, for `gevent.pywsgi.WSGIServer`: it bounds the head of a request, and
   lets the application answer a WebSocket handshake;
 - ``wsgi.websocket`` of gevent-websocket, for code that is written for that package;
-- the answers to a handshake, as bytes.
+- `GeventHandshake`, the handshake that it has read, and the answers to one, as bytes.
 """
 
 from __future__ import annotations
@@ -18,6 +18,7 @@ from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
 from ssl import SSLError
 from typing import Any
+from urllib.parse import unquote
 
 import gevent
 from gevent.pywsgi import WSGIHandler
@@ -34,7 +35,8 @@ from websockets.exceptions import InvalidHeader
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from unisock.handshake import split_target
+from unisock import Address
+from unisock.handshake import Handshake, client_address, split_target
 from unisock.transport import printable
 
 # The sans-I/O protocol tells of each connection at level INFO.
@@ -334,6 +336,71 @@ def request_handler(environ: Mapping[str, Any]) -> Any:
         "unisock.adapters.flask.WSGIServer(…).serve_forever(), or with "
         "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker"
     )
+
+
+class GeventHandshake(Handshake):
+    """The handshake in a WSGI environ and its request handler."""
+
+    def __init__(self, environ: Mapping[str, Any], path_params: Mapping[str, Any]) -> None:
+        self._environ = environ
+        self._path_params = path_params
+        handler = request_handler(environ)
+        self._target: str = handler.path
+        self._peer: Any = handler.client_address
+
+    @property
+    def scheme(self) -> str:
+        """WSGI's, which a proxy fix may have changed."""
+        return str(self._environ["wsgi.url_scheme"])
+
+    @property
+    def raw_path(self) -> str:
+        """From the request line, for WSGI decodes and splits it."""
+        return self._target.partition("?")[0]
+
+    @property
+    def removed_prefix(self) -> str:
+        """What a proxy fix has put into ``SCRIPT_NAME``, and the request line has not."""
+        whole: str = self._environ["SCRIPT_NAME"] + self._environ["PATH_INFO"]
+        path = unquote(self.raw_path, "latin-1")  # as WSGI has it
+        if not whole.endswith(path):
+            return ""
+        return whole.removesuffix(path).encode("latin-1").decode(errors="replace")
+
+    @property
+    def query_string(self) -> str:
+        """From the request line."""
+        return self._target.partition("?")[2]
+
+    @property
+    def raw_headers(self) -> Iterable[tuple[str, str]]:
+        """From the request, for WSGI joins repeated ones.
+
+        ``Host`` from the environ, where a proxy fix may have set another.
+        """
+        # Raw, for items() looks at each value for what only a mail has.
+        for name, value in request_handler(self._environ).headers.raw_items():
+            is_host = name.lower() == "host"
+            yield name, self._environ["HTTP_HOST"] if is_host else value.strip(" \t")
+
+    def header_values(self, name: str) -> list[str]:
+        """As `Handshake.header_values`; the environ tells whether there are any."""
+        is_there = f"HTTP_{name.upper().replace('-', '_')}" in self._environ
+        return super().header_values(name) if is_there else []
+
+    @property
+    def path_params(self) -> Mapping[str, Any]:
+        """What the framework's router found."""
+        return self._path_params
+
+    @property
+    def client(self) -> Address | None:
+        """``REMOTE_ADDR``; with ``REMOTE_PORT``, unless a proxy fix has changed the former."""
+        host = self._environ.get("REMOTE_ADDR")
+        # The very string that the server has put there: a proxy on the client's
+        # machine gives an equal one, and has another port.
+        is_peer = isinstance(self._peer, tuple) and host is self._peer[0]
+        return client_address(host, self._environ["REMOTE_PORT"] if is_peer else 0)
 
 
 def has_body(handler: Any) -> bool:
