@@ -231,7 +231,8 @@ async def times_out(ws):
 
 
 for handler in (accepts, accepts_blocking, accepts_first, notes, notes_blocking,
-                rejects, rejects_blocking, aborts, fails, fails_open, echoes, waits, ends_while_it_accepts, times_out):
+                rejects, rejects_blocking, aborts, fails, fails_open, echoes, waits,
+                ends_while_it_accepts, times_out):
     unisock.mount(app, "/" + handler.__name__, handler)
 
 handler_class = StockHandler if os.environ["KIND"] == "stock" else WebSocketHandler
