@@ -20,19 +20,15 @@ from werkzeug.routing import BaseConverter
 
 from unisock import Handler, UnisockError
 from unisock.handlers import MountedHandler, functions_of, prepare
+from unisock.handshake import check_header_name
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
 from unisock.transport import HTTPError
 
-from .gevent import (
-    Answer,
-    GeventHandshake,
-    GeventTransport,
-    UpgradedTransport,
-    serve,
-)
-from .gevent_handler import WebSocketHandler, request_handler
+from .gevent import Answer, GeventTransport, UpgradedTransport
+from .gevent_handler import GeventHandshake, WebSocketHandler, request_handler
 from .gevent_server import WSGIServer
+from .gevent_sessions import serve
 
 __all__ = ["WSGIServer", "WebSocketHandler", "mount", "view"]
 
@@ -41,7 +37,7 @@ APPLICATIONS = (Flask, Blueprint)
 View: TypeAlias = Callable[..., Any]
 ViewDecorator: TypeAlias = Callable[[Any], Any]
 
-# In the environ of a request whose response is sent and was processed.
+# In the environ of a request whose response was processed: what the session had then.
 _ANSWERED = "unisock.answered"
 # Written by the server, or by the handshake.
 _NOT_FLASKS = ("connection", "upgrade", "transfer-encoding", "date")
@@ -115,7 +111,7 @@ class _Answering:
 
     def __call__(self, answer: Answer, /) -> Answer:
         """As `GeventTransport` calls it, from any greenlet."""
-        return self._context.run(self._prepare, answer) if self.is_needed() else answer
+        return self._context.run(self._prepare, answer)
 
     def _prepare(self, answer: Answer) -> Answer:
         status_code, body, headers = answer
@@ -123,11 +119,18 @@ class _Answering:
         if not any(name == "content-type" for name, _ in headers):
             del response.headers["Content-Type"]
         process = _processing_of(self._app)
-        request.environ[_ANSWERED] = True
+        saved = self._flasks.session
+        request.environ[_ANSWERED] = dict(saved)
         try:
             response = process(response)
+            # It is saved.  What is changed from now on is saved at the end.
+            saved.modified = False
+            request.environ[_ANSWERED] = dict(saved)
             sent = response.get_wsgi_headers(request.environ)
-            str(sent).encode("latin-1")  # WSGI takes no others either
+            # WSGI takes no others either.
+            for name, _ in sent:
+                check_header_name(name)
+            str(sent).encode("latin-1")
             body = response.get_data()
         except Exception as exc:  # noqa: BLE001  # it goes on to Flask; see `view`
             self.error = exc
@@ -149,11 +152,14 @@ def _processing_of(app: Flask) -> Callable[[Response], Response]:
         process = app.extensions["unisock"] = app.process_response
 
         def process_response(response: Response) -> Response:
-            if _ANSWERED not in request.environ:
+            answered = request.environ.get(_ANSWERED)
+            if answered is None:
                 return process(response)
-            # Where a session is kept on the server, it has what was changed meanwhile.
             changed = session._get_current_object()  # type: ignore[attr-defined]  # of the proxy
-            if not app.session_interface.is_null_session(changed):
+            # An unchanged one would overwrite what other requests have saved meanwhile.  The
+            # contents are compared for a session that does not note its changes.
+            is_changed = changed.modified or dict(changed) != answered
+            if is_changed and not app.session_interface.is_null_session(changed):
                 app.session_interface.save_session(app, changed, response)
             return response
 
@@ -235,7 +241,7 @@ def _view(
         serve(mounted, transport, server_handler.server)
         if answering.error is not None:
             raise answering.error
-        # For Flask; WSGI answers nothing more, unless nobody has.
+        # For Flask alone.  WSGI sends it only if the handshake has no answer.
         return Response(status=server_handler.code if server_handler.headers_sent else _CLIENT_LEFT)
 
     websocket_view.__name__ = mounted.name

@@ -1,30 +1,20 @@
 """gevent: the WebSocket protocol on the socket of a WSGI request's greenlet.
 
-What a WSGI framework on gevent needs beside the request handler of `gevent_handler` and
-the loop of `gevent_loop`:
-
-- `GeventTransport`, the connection: the request's own greenlet reads, the
-  sans-I/O protocol of the `websockets` package parses, and what the peer does
-  not take at once a second greenlet writes;
-- `serve`, which runs a handler on it from the WSGI application: a coroutine on
-  that loop, a plain function in the request's own greenlet.
+`GeventTransport` is the connection.  The request's own greenlet reads, the sans-I/O
+protocol of the `websockets` package parses, and what the peer does not take at once a
+second greenlet writes.  `gevent_sessions` runs a handler on it.
 """
 
 from __future__ import annotations
 
-import asyncio
-import contextvars
 import io
 import os
 import socket
 import struct
 from collections import deque
-from collections.abc import Callable, Generator, Iterable, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable
 from random import getrandbits
 from typing import Any, Protocol, TypeAlias
-from urllib.parse import unquote
-from weakref import WeakKeyDictionary
 
 import gevent
 import gevent.event
@@ -34,10 +24,9 @@ from websockets.http11 import Response
 from websockets.protocol import State
 from websockets.server import ServerProtocol
 
-from unisock import Address, Capabilities
+from unisock import Capabilities
 from unisock.handlers import MountedHandler
-from unisock.handshake import Handshake, client_address
-from unisock.runtime import adopt, run_blocking
+from unisock.handshake import Handshake
 from unisock.transport import ConnectionLost, Inbox, Transport
 
 from .gevent_handler import (
@@ -45,11 +34,10 @@ from .gevent_handler import (
     build_response,
     has_body,
     protocol_logger,
-    request_handler,
     serialize,
     status_line,
 )
-from .gevent_loop import HUB, call_in_greenlet, hub_event_loop
+from .gevent_loop import HUB, call_in_greenlet
 from .gevent_runtime import GreenletRuntime
 
 _READ_SIZE = 64 * 1024
@@ -62,73 +50,6 @@ _HIGH_WATER = 64 * 1024
 _WRITE_SIZE = 64 * 1024
 # A frame that is larger is made again for each connection.
 _MAX_KEPT = 64 * 1024
-# How long a server that stops waits for its sessions, where it says nothing.
-_STOP_TIMEOUT = 1.0
-
-
-class GeventHandshake(Handshake):
-    """The handshake in a WSGI environ and its request handler."""
-
-    def __init__(self, environ: Mapping[str, Any], path_params: Mapping[str, Any]) -> None:
-        self._environ = environ
-        self._path_params = path_params
-        handler = request_handler(environ)
-        self._target: str = handler.path
-        self._peer: Any = handler.client_address
-
-    @property
-    def scheme(self) -> str:
-        """WSGI's, which a proxy fix may have changed."""
-        return str(self._environ["wsgi.url_scheme"])
-
-    @property
-    def raw_path(self) -> str:
-        """From the request line, for WSGI decodes and splits it."""
-        return self._target.partition("?")[0]
-
-    @property
-    def removed_prefix(self) -> str:
-        """What a proxy fix has put into ``SCRIPT_NAME``, and the request line has not."""
-        whole: str = self._environ["SCRIPT_NAME"] + self._environ["PATH_INFO"]
-        path = unquote(self.raw_path, "latin-1")  # as WSGI has it
-        if not whole.endswith(path):
-            return ""
-        return whole.removesuffix(path).encode("latin-1").decode(errors="replace")
-
-    @property
-    def query_string(self) -> str:
-        """From the request line."""
-        return self._target.partition("?")[2]
-
-    @property
-    def raw_headers(self) -> Iterable[tuple[str, str]]:
-        """From the request, for WSGI joins repeated ones.
-
-        ``Host`` from the environ, where a proxy fix may have set another.
-        """
-        # Raw, for items() looks at each value for what only a mail has.
-        for name, value in request_handler(self._environ).headers.raw_items():
-            is_host = name.lower() == "host"
-            yield name, self._environ["HTTP_HOST"] if is_host else value.strip(" \t")
-
-    def header_values(self, name: str) -> list[str]:
-        """As `Handshake.header_values`; the environ tells whether there are any."""
-        is_there = f"HTTP_{name.upper().replace('-', '_')}" in self._environ
-        return super().header_values(name) if is_there else []
-
-    @property
-    def path_params(self) -> Mapping[str, Any]:
-        """What the framework's router found."""
-        return self._path_params
-
-    @property
-    def client(self) -> Address | None:
-        """``REMOTE_ADDR``; with ``REMOTE_PORT``, unless a proxy fix has changed the former."""
-        host = self._environ.get("REMOTE_ADDR")
-        # The very string that the server has put there: a proxy on the client's
-        # machine gives an equal one, and has another port.
-        is_peer = isinstance(self._peer, tuple) and host is self._peer[0]
-        return client_address(host, self._environ["REMOTE_PORT"] if is_peer else 0)
 
 
 class _LastFrame:
@@ -253,10 +174,8 @@ class GeventTransport(Transport):
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """Send the 101 that `validate` has prepared."""
 
-        def accept() -> None:
-            status_code, body, prepared = self._prepare((101, b"", headers))
-            if self._lost:
-                raise ConnectionLost
+        def accept(answer: Answer) -> None:
+            status_code, body, prepared = answer
             if status_code != 101:
                 self.answer(build_response(status_code, body, prepared))
                 self._disconnect(1006)
@@ -271,34 +190,42 @@ class GeventTransport(Transport):
             self._write(serialize(response))
             self._open()
 
-        await self._call(accept)
+        await self._send_prepared((101, b"", headers), accept)
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Send the response at once; WSGI's own is dropped."""
 
-        def reject() -> None:
-            answer = self._prepare((status_code, body, headers))
-            if self._lost:
-                raise ConnectionLost
+        def reject(answer: Answer) -> None:
             self.answer(build_response(*answer))
 
-        await self._call(reject)
+        await self._send_prepared((status_code, body, headers), reject)
 
-    async def _call(self, function: Callable[[], None]) -> None:
-        """Call what may block; not in the event loop, which others are served on."""
+    async def _send_prepared(self, answer: Answer, send: Callable[[Answer], None]) -> None:
+        """Send what the framework makes of an answer.
+
+        That may block: so it is not done in the event loop, which others are served on.
+        """
         if self._lost:
             raise ConnectionLost
         if not self._prepare.is_needed():
-            function()
-        elif isinstance(self.runtime, GreenletRuntime):
+            send(answer)
+            return
+
+        def prepare_and_send() -> None:
+            prepared = self._prepare(answer)
+            if self._lost:
+                raise ConnectionLost
+            send(prepared)
+
+        if isinstance(self.runtime, GreenletRuntime):
             this = gevent.getcurrent()
             self.runtime.shielded.add(this)
             try:
-                function()
+                prepare_and_send()
             finally:
                 self.runtime.shielded.discard(this)
         else:
-            await call_in_greenlet(function)
+            await call_in_greenlet(prepare_and_send)
 
     async def send(self, data: str | bytes) -> None:
         """Write a frame; wait first while too much is still to be written."""
@@ -705,7 +632,8 @@ class UpgradedTransport(GeventTransport):
         """The stock handler did; take the connection from its WebSocket."""
         # Closed in the stock handler's eyes, so that it sends nothing more.
         self._request_handler.websocket.closed = True
-        self._prepare((101, b"", []))  # what comes of it can be sent no more
+        if self._prepare.is_needed():
+            self._prepare((101, b"", []))  # what comes of it can be sent no more
         return True
 
     def refuse(self) -> None:
@@ -727,150 +655,6 @@ class UpgradedTransport(GeventTransport):
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Close 1008 for 403, else 4000 + status."""
         await self.close(1008 if status_code == 403 else 4000 + status_code, "")
-
-
-def serve(handler: MountedHandler, transport: GeventTransport, server: Any) -> None:
-    """Run `handler` on `transport` in a WSGI request's greenlet, until all has ended.
-
-    It sees the greenlet's context variables, and the greenlet then those that it has set.
-
-    Raises:
-        Exception: what the handler raised, for the framework.
-    """
-    if not transport.validate():
-        return
-    sessions = _sessions_of(server)
-    if sessions.closed:
-        transport.refuse()
-    elif handler.blocks:
-        _serve_blocking(handler, transport, sessions)
-    else:
-        _serve_on_loop(handler, transport, sessions)
-
-
-def _serve_on_loop(
-    handler: MountedHandler, transport: GeventTransport, sessions: _Sessions
-) -> None:
-    """Serve on the hub's event loop, while this greenlet reads."""
-    ended = gevent.event.Event()
-    loop = hub_event_loop()
-    session = handler.session(transport)
-    context = contextvars.copy_context()
-    task = loop.create_task(handler.run(session), context=context)
-    stopping: list[asyncio.Task[None]] = []  # the loop holds it weakly
-
-    def stop() -> None:
-        task.cancel()
-        loop.call_soon(loop.call_soon, stop_anyway)
-
-    def stop_anyway() -> None:
-        """A handler that has swallowed its cancellation sees a disconnect."""
-        if not task.done():
-            stopping.append(loop.create_task(session.stop()))
-
-    def on_done(done: asyncio.Task[None]) -> None:
-        transport.session_ended()
-        if not done.cancelled():
-            done.exception()  # seen, also where the greenlet is gone before it is raised there
-        ended.set()
-
-    task.add_done_callback(on_done)
-    with sessions.running(stop):
-        try:
-            transport.read()
-            ended.wait()
-        except BaseException:
-            # Killed, or struck by a `gevent.Timeout` of the application's: nobody
-            # reads any more, so the handler has to end as well.
-            task.cancel()
-            ended.wait(_STOP_TIMEOUT)
-            raise
-        finally:
-            transport.release()
-    adopt(context)
-    if not task.cancelled():
-        task.result()
-
-
-def _serve_blocking(
-    handler: MountedHandler, transport: GeventTransport, sessions: _Sessions
-) -> None:
-    """Serve in this greenlet, while another one reads."""
-    session = handler.session(transport)
-    runtime, this = transport.runtime, gevent.getcurrent()
-    assert isinstance(runtime, GreenletRuntime)
-
-    def stop() -> None:
-        """End the session: a call sees a disconnect, and what waits elsewhere is killed."""
-        run_blocking(session.stop())
-        if this not in runtime.calling:
-            gevent.kill(this)
-
-    with sessions.running(lambda: gevent.spawn(stop)):
-        reader = gevent.spawn(transport.read_to_end)
-        try:
-            run_blocking(handler.run(session))
-        finally:
-            try:
-                transport.session_ended()
-                reader.join()
-            finally:
-                reader.kill(block=False)
-                transport.release()
-
-
-class _Sessions:
-    """The sessions of a server, which are ended when it closes."""
-
-    def __init__(self) -> None:
-        self.closed = False
-        self._running: dict[gevent.event.Event, Callable[[], object]] = {}
-
-    @contextmanager
-    def running(self, cancel: Callable[[], object]) -> Generator[None]:
-        """A session that runs within the block, and is ended by `cancel`."""
-        gone = gevent.event.Event()
-        self._running[gone] = cancel
-        try:
-            yield
-        finally:
-            del self._running[gone]
-            gone.set()
-
-    def close(self, timeout: float) -> None:
-        """End all, and wait until they are gone."""
-        running = dict(self._running)
-        # Once: a server is closed twice by `stop` under `serve_forever`, and what a
-        # handler does in its `finally` must not be struck.
-        if not self.closed:
-            self.closed = True
-            for cancel in running.values():
-                cancel()
-        if gevent.getcurrent() is not gevent.get_hub():  # a signal's callback may not wait
-            gevent.wait(list(running), timeout=timeout)
-
-
-_servers: WeakKeyDictionary[Any, _Sessions] = WeakKeyDictionary()
-
-
-def _sessions_of(server: Any) -> _Sessions:
-    """Those of `server`; from the first on, its `close` ends them.
-
-    gevent 26.9 tells connections of a stopping server only where it has a
-    pool, by killing them; so its `close`, which every way to stop it calls,
-    is wrapped.
-    """
-    sessions = _servers.get(server)
-    if sessions is None:
-        sessions = _servers[server] = _Sessions()
-        close = server.close
-
-        def close_with_sessions() -> None:
-            close()
-            sessions.close(getattr(server, "stop_timeout", None) or _STOP_TIMEOUT)
-
-        server.close = close_with_sessions
-    return sessions
 
 
 def _set_nodelay(sock: Any) -> None:

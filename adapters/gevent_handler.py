@@ -3,7 +3,7 @@
 - `WebSocketHandler`, for `gevent.pywsgi.WSGIServer`: it bounds the head of a request, and
   lets the application answer a WebSocket handshake;
 - ``wsgi.websocket`` of gevent-websocket, for code that is written for that package;
-- the answers to a handshake, as bytes.
+- `GeventHandshake`, the handshake that it has read, and the answers to one, as bytes.
 """
 
 from __future__ import annotations
@@ -13,9 +13,12 @@ import http
 import http.client
 import io
 import logging
+import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
+from ssl import SSLError
 from typing import Any
+from urllib.parse import unquote
 
 import gevent
 from gevent.pywsgi import WSGIHandler
@@ -32,7 +35,9 @@ from websockets.exceptions import InvalidHeader
 from websockets.http11 import Request, Response
 from websockets.server import ServerProtocol
 
-from unisock.handshake import split_target
+from unisock import Address
+from unisock.handshake import Handshake, client_address, split_target
+from unisock.printing import printable
 
 # The sans-I/O protocol tells of each connection at level INFO.
 protocol_logger = logging.getLogger("unisock.protocol")
@@ -43,6 +48,8 @@ UPGRADE = "unisock.upgrade"
 STOCK = "wsgi.websocket"
 """The key of gevent-websocket's own `WebSocket`, for code that is written for that package."""
 
+# Method, target and version (RFC 9112, section 3), and without a version HTTP/0.9.
+_REQUEST_LINE = re.compile(r"[!-~]+ [!-~]+( [!-~]+)?\r?\n")
 # How much of a request that is refused is taken, and how long the next piece may take.
 _MAX_DISCARDED = 1024 * 1024
 _READ_SIZE = 64 * 1024
@@ -80,6 +87,7 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     """Whether a unisock handler has the connection."""
     websocket: Any = None
     """The `WebSocket` of gevent-websocket, once it has the connection."""
+    _client_key: Any = None
 
     def read_requestline(self) -> str:
         """As pywsgi's, in time."""
@@ -91,8 +99,16 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             return line
 
     def read_request(self, raw_requestline: str) -> Any:
-        """As pywsgi's, in time."""
+        """As pywsgi's, in time.
+
+        Raises:
+            ValueError: the request line has other characters than visible ASCII and single
+                spaces.  pywsgi takes some of them for spaces: a path that a proxy forbids
+                would be read out of another one, which the proxy has let through.
+        """
         self._has_read = True
+        if not _REQUEST_LINE.fullmatch(raw_requestline):
+            raise ValueError(f"malformed request line: {raw_requestline!r}")
         with gevent.Timeout(self.head_timeout, TimeoutError()):
             return WSGIHandler.read_request(self, raw_requestline)
 
@@ -168,12 +184,20 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         # All that a server has, for those who send to all.
         server: Any = self.server
         server.clients = getattr(server, "clients", {})
-        server.clients[self.client_address] = Client(self.client_address, websocket)
+        # On a unix socket a client has no address.
+        self._client_key = self.client_address or websocket
+        server.clients[self._client_key] = Client(self.client_address, websocket)
+
+    @property
+    def active_client(self) -> Any:
+        """As gevent-websocket's: what the server lists of this connection."""
+        server: Any = self.server
+        return server.clients[self._client_key]
 
     def _end_websocket(self) -> None:
         """Close it, as gevent-websocket's handler does when the application has returned."""
         server: Any = self.server
-        del server.clients[self.client_address]
+        del server.clients[self._client_key]
         if not self.websocket.closed:
             self.websocket.close()
         self.websocket = None
@@ -220,13 +244,18 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
                     return
 
     def handle(self) -> None:
-        """As pywsgi's, but that a client may leave while its request is refused."""
-        with suppress(ConnectionError):
+        """As pywsgi's, but a client may leave while its request is refused."""
+        with suppress(ConnectionError, SSLError):
             WSGIHandler.handle(self)
 
     def log_request(self) -> None:
         """As pywsgi's, to the server's log."""
         WSGIHandler.log_request(self)
+
+    def format_request(self) -> str:
+        """As pywsgi's, in one line: a request line that is refused may hold anything."""
+        line: str = super().format_request()
+        return printable(line)
 
     def answered(self, status: str, length: int) -> None:
         """Note that the handshake was answered, for WSGI and the access log."""
@@ -252,7 +281,7 @@ class _StockWebSocket(StockWebSocket):  # type: ignore[misc]  # untyped package
 
     def __getattr__(self, name: str) -> Any:
         """Upgrade: an attribute is not there yet, and whatever is done with this reads one."""
-        # There is one more that is not there, as `hasattr` may find.
+        # After the upgrade too there is no `utf8validate_last`, until the first text message.
         if name not in StockWebSocket.__slots__ or self._request_handler.websocket is self:
             raise AttributeError(name)
         self._request_handler.upgrade(self)
@@ -307,6 +336,71 @@ def request_handler(environ: Mapping[str, Any]) -> Any:
         "unisock.adapters.flask.WSGIServer(…).serve_forever(), or with "
         "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker"
     )
+
+
+class GeventHandshake(Handshake):
+    """The handshake in a WSGI environ and its request handler."""
+
+    def __init__(self, environ: Mapping[str, Any], path_params: Mapping[str, Any]) -> None:
+        self._environ = environ
+        self._path_params = path_params
+        handler = request_handler(environ)
+        self._target: str = handler.path
+        self._peer: Any = handler.client_address
+
+    @property
+    def scheme(self) -> str:
+        """WSGI's, which a proxy fix may have changed."""
+        return str(self._environ["wsgi.url_scheme"])
+
+    @property
+    def raw_path(self) -> str:
+        """From the request line, for WSGI decodes and splits it."""
+        return self._target.partition("?")[0]
+
+    @property
+    def removed_prefix(self) -> str:
+        """What a proxy fix has put into ``SCRIPT_NAME``, and the request line has not."""
+        whole: str = self._environ["SCRIPT_NAME"] + self._environ["PATH_INFO"]
+        path = unquote(self.raw_path, "latin-1")  # as WSGI has it
+        if not whole.endswith(path):
+            return ""
+        return whole.removesuffix(path).encode("latin-1").decode(errors="replace")
+
+    @property
+    def query_string(self) -> str:
+        """From the request line."""
+        return self._target.partition("?")[2]
+
+    @property
+    def raw_headers(self) -> Iterable[tuple[str, str]]:
+        """From the request, for WSGI joins repeated ones.
+
+        ``Host`` from the environ, where a proxy fix may have set another.
+        """
+        # Raw, for items() looks at each value for what only a mail has.
+        for name, value in request_handler(self._environ).headers.raw_items():
+            is_host = name.lower() == "host"
+            yield name, self._environ["HTTP_HOST"] if is_host else value.strip(" \t")
+
+    def header_values(self, name: str) -> list[str]:
+        """As `Handshake.header_values`; the environ tells whether there are any."""
+        is_there = f"HTTP_{name.upper().replace('-', '_')}" in self._environ
+        return super().header_values(name) if is_there else []
+
+    @property
+    def path_params(self) -> Mapping[str, Any]:
+        """What the framework's router found."""
+        return self._path_params
+
+    @property
+    def client(self) -> Address | None:
+        """``REMOTE_ADDR``; with ``REMOTE_PORT``, unless a proxy fix has changed the former."""
+        host = self._environ.get("REMOTE_ADDR")
+        # The very string that the server has put there: a proxy on the client's
+        # machine gives an equal one, and has another port.
+        is_peer = isinstance(self._peer, tuple) and host is self._peer[0]
+        return client_address(host, self._environ["REMOTE_PORT"] if is_peer else 0)
 
 
 def has_body(handler: Any) -> bool:

@@ -240,7 +240,7 @@ HUB = HubRuntime()
 async def call_in_greenlet(function: Callable[[], T]) -> T:
     """Call what may block in a greenlet of its own, while the loop goes on.
 
-    It is called to its end, also if the task is cancelled meanwhile.
+    The function runs to its end, even if the task is cancelled meanwhile.
 
     Raises:
         BaseException: what the function raised.

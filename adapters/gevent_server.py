@@ -15,11 +15,11 @@ from typing import Any
 import gevent
 from gevent import pywsgi
 
+from unisock.addresses import url_host
+
 from .gevent_handler import WebSocketHandler
 
 _STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
-# To listen on; nobody can connect to these.
-_EVERY_ADDRESS = ("0.0.0.0", "::")  # noqa: S104  # nothing is bound here
 
 
 class WSGIServer(pywsgi.WSGIServer):
@@ -66,10 +66,9 @@ class WSGIServer(pywsgi.WSGIServer):
         if self.family == socket.AF_UNIX:
             return f"unix:{self.address}"
         scheme = "https" if self.ssl_enabled else "http"
-        host, port = str(self.server_host), self.server_port
-        if host in _EVERY_ADDRESS:
-            return f"{scheme}://localhost:{port}/, and on every address of this machine"
-        return f"{scheme}://{f'[{host}]' if ':' in host else host}:{port}/"
+        host, is_every = url_host(str(self.server_host))
+        note = ", and on every address of this machine" if is_every else ""
+        return f"{scheme}://{host}:{self.server_port}/{note}"
 
 
 # Those that serve for ever in the main thread.

@@ -18,11 +18,11 @@ import sys
 import traceback
 from collections.abc import Callable, Sequence
 from contextlib import redirect_stdout, suppress
-from ipaddress import ip_address
 from pathlib import Path
 from typing import Any, NoReturn
 
 from . import __version__, doctor
+from .addresses import url_host
 from .handlers import Handler, application_kind, check_handler
 from .mounting import packages_of
 from .options import normalise_origin
@@ -178,16 +178,12 @@ def _inherited(descriptors: list[int]) -> list[socket.socket]:
 
 def _tell(args: argparse.Namespace, ports: dict[str, int]) -> None:
     """Print URLs that can be opened, and beside them what they stand for."""
-    host, notes = args.host, []
+    (host, is_every), notes = url_host(args.host), []
     path = PathTemplate.parse(args.path).example()
     if path != args.path:
         notes.append(args.path)
-    with suppress(ValueError):  # a name
-        address = ip_address(host)
-        if address.is_unspecified:
-            host = "127.0.0.1" if address.version == 4 else "::1"
-            notes.append(f"on all addresses, {args.host}")
-    host = f"[{host}]" if ":" in host else host
+    if is_every:
+        notes.append(f"on all addresses, {args.host}")
     note = f"  ({'; '.join(notes)})" if notes else ""
     for name, port in ports.items():
         label = f"{name:<10} " if name else ""

@@ -94,6 +94,7 @@ def functions_of(handler: Handler) -> Iterator[FunctionType]:
     for candidate in candidates:
         function = candidate
         while function is not None:
+            function = getattr(function, "__func__", function)  # a method's
             if isfunction(function):
                 yield function
             # As functools.wraps and functools.partial leave it.

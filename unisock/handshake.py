@@ -358,12 +358,21 @@ def check_headers(
     return [_check_header(name, value) for name, value in cast(_Pairs, pairs)]
 
 
+def check_header_name(name: str) -> None:
+    """Check the name of a header.
+
+    Raises:
+        ValueError: it is not a token (RFC 9110, section 5.1).
+    """
+    if not _TOKEN.fullmatch(name):
+        raise ValueError(f"{name!r} is not a header name")
+
+
 def _check_header(name: str, value: str) -> tuple[str, str]:
     if not isinstance(name, str) or not isinstance(value, str):
         raise TypeError(f"a header's name and value are str: {name!r}, {value!r}")
+    check_header_name(name)
     lower = name.lower()
-    if not _TOKEN.fullmatch(name):
-        raise ValueError(f"{name!r} is not a header name")
     if lower.startswith("sec-websocket-"):
         raise ValueError(
             f"{name} belongs to the handshake itself; for the subprotocol use accept(subprotocol=…)"

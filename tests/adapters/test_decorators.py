@@ -56,6 +56,22 @@ class CallableObject:
     async def __call__(self, websocket: WebSocket) -> None: ...
 
 
+class Methods:
+    @requires("authenticated")
+    async def room(self, websocket: WebSocket) -> None: ...
+
+    @classmethod
+    @requires("authenticated")
+    async def shared(cls, websocket: WebSocket) -> None: ...
+
+    @login_required  # type: ignore[untyped-decorator]  # has no stubs
+    async def view(self, websocket: WebSocket) -> None: ...
+
+    @own
+    async def plain(self, websocket: WebSocket) -> None:
+        await websocket.accept()
+
+
 required = requires("authenticated")(handler)
 
 
@@ -72,8 +88,22 @@ async def with_room(room: str, websocket: WebSocket) -> None: ...
         Endpoint,
         Derived,
         CallableObject(),
+        Methods().room,
+        Methods.shared,
+        functools.partial(Methods().room),
     ],
-    ids=["handler", "within", "around", "partial", "hook", "inherited", "object"],
+    ids=[
+        "handler",
+        "within",
+        "around",
+        "partial",
+        "hook",
+        "inherited",
+        "object",
+        "method",
+        "class method",
+        "partial of a method",
+    ],
 )
 def test_starlette_s_requires_is_refused_at_mount(required: Any) -> None:
     for app in (Starlette(), Router(), FastAPI()):
@@ -86,9 +116,9 @@ def test_starlette_s_requires_is_refused_at_mount(required: Any) -> None:
 
 
 def test_a_decorator_of_views_on_an_async_handler_is_refused_at_mount() -> None:
-    for decorated in (login_required(handler), own(login_required(handler))):
+    for decorated in (login_required(handler), own(login_required(handler)), Methods().view):
         for app in (Flask("x"), Blueprint("b", "b")):
-            with pytest.raises(TypeError, match=r"handler has a decorator of views.*decorators="):
+            with pytest.raises(TypeError, match=r"has a decorator of views.*decorators="):
                 unisock.mount(app, "/ws", decorated)
         with pytest.raises(TypeError, match="decorators="):
             view(decorated)
@@ -108,7 +138,7 @@ def test_flask_s_decorators_are_a_list() -> None:
             unisock.mount(app, "/ws", handler, decorators=login_required)
 
 
-@pytest.mark.parametrize("decorated", [own(handler), own(own(handler))])
+@pytest.mark.parametrize("decorated", [own(handler), own(own(handler)), Methods().plain])
 def test_a_decorator_of_one_s_own_works(decorated: Any) -> None:
     for app in (Starlette(), FastAPI(), Flask("x")):
         unisock.mount(app, "/ws", decorated)

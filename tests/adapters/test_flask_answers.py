@@ -25,7 +25,7 @@ if os.environ["KIND"] == "patched":
 
 import asyncio, logging, signal
 import flask, gevent
-from flask.sessions import SessionInterface, SecureCookieSession
+from flask.sessions import SessionInterface, SessionMixin, SecureCookieSession
 from gevent.pywsgi import WSGIServer
 from geventwebsocket.handler import WebSocketHandler as StockHandler
 import unisock
@@ -35,6 +35,10 @@ logging.basicConfig()
 app = flask.Flask("tested")
 app.secret_key = "secret"
 told = []
+
+
+class Untracked(dict, SessionMixin):
+    '''A session that does not note its changes.'''
 
 
 class Stored(SessionInterface):
@@ -47,11 +51,13 @@ class Stored(SessionInterface):
             return None  # as where there is no secret key
         if "stored" not in request.args:
             return cookies.open_session(app, request)
-        return SecureCookieSession(self.kept.get(request.args["stored"]))
+        kind = Untracked if "untracked" in request.args else SecureCookieSession
+        return kind(self.kept.get(request.args["stored"]) or {})
 
     def save_session(self, app, session, response):
         if "stored" not in flask.request.args:
             return cookies.save_session(app, session, response)
+        told.append(["saved", flask.request.path])
         self.kept[flask.request.args["stored"]] = dict(session)
 
 
@@ -77,6 +83,8 @@ def after(response):
         raise LookupError("of after_request")
     if "replaces" in args:
         return flask.Response("replaced", 418, {"X-Replaced": "yes"})
+    if "name" in args:
+        response.headers[args["name"]] = "no name of a header"
     if "foreign" in args:
         response.headers["X-After"] = "\u20ac"
     if "breaks" in args:
@@ -106,6 +114,12 @@ def tell():
     copy = list(told)
     told.clear()
     return copy
+
+
+@app.get("/logout")
+def log_out():
+    del flask.session["user"]
+    return "out"
 
 
 @app.get("/session")
@@ -143,6 +157,25 @@ def accepts_blocking(ws):
     leave("ada")
     ws.accept(headers={"x-own": "own"})
     flask.session["late"] = "yes"
+    for message in ws:
+        ws.send(message)
+
+
+async def accepts_first(ws):
+    await ws.accept()
+    flask.session["user"] = "ada"
+
+
+async def notes(ws):
+    flask.session["seen"] = "yes"
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)
+
+
+def notes_blocking(ws):
+    flask.session["seen"] = "yes"
+    ws.accept()
     for message in ws:
         ws.send(message)
 
@@ -197,9 +230,9 @@ async def times_out(ws):
         raise
 
 
-for handler in (accepts, accepts_blocking, rejects, rejects_blocking, aborts, fails,
-                fails_open, echoes,
-                waits, ends_while_it_accepts, times_out):
+for handler in (accepts, accepts_blocking, accepts_first, notes, notes_blocking,
+                rejects, rejects_blocking, aborts, fails, fails_open, echoes, waits,
+                ends_while_it_accepts, times_out):
     unisock.mount(app, "/" + handler.__name__, handler)
 
 handler_class = StockHandler if os.environ["KIND"] == "stock" else WebSocketHandler
@@ -278,15 +311,47 @@ def test_after_request_sees_the_101_and_what_it_adds_is_sent(
 
 
 @pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("kind", ["", "&untracked"])
 def test_a_session_that_the_server_keeps_has_later_changes_too(
-    server: FlaskServer, form: str
+    server: FlaskServer, form: str, kind: str
 ) -> None:
-    name = f"s{form}"
+    name = f"s{form}-{kind[1:]}{kind}"
     with talk(server, f"/accepts{form}?stored={name}"):
         pass
     until = time.monotonic() + 30
     while json.loads(server.get(f"/session?stored={name}")[1]) != {"user": "ada", "late": "yes"}:
         assert time.monotonic() < until
+
+
+@pytest.mark.parametrize("form", FORMS)
+@pytest.mark.parametrize("path", ["/notes", "/echoes"])
+@pytest.mark.parametrize("kind", ["", "&untracked"])
+def test_a_session_that_nobody_changes_after_the_answer_is_saved_with_it_alone(
+    server: FlaskServer, path: str, form: str, kind: str
+) -> None:
+    """At the end it is old: another request may have changed it meanwhile."""
+    if (path, form) == ("/echoes", "_blocking"):
+        return
+    if stock(server) and path == "/notes":  # its change comes after the 101
+        return
+    name = f"logged-in-{path[1:]}{form}-{kind[1:]}{kind}"
+    with talk(server, f"/accepts_first?stored={name}"):
+        pass
+    until = time.monotonic() + 30
+    while json.loads(server.get(f"/session?stored={name}")[1]) != {"user": "ada"}:
+        assert time.monotonic() < until
+    told(server)
+    with talk(server, f"{path}{form}?stored={name}&torn") as client:
+        client.send("on")
+        assert client.recv(30) == "on"
+        assert server.get(f"/logout?stored={name}")[0] == 200
+    listed = told(server)
+    while not any("torn down" in each for each in listed):
+        assert time.monotonic() < until
+        listed += told(server)
+    assert "user" not in json.loads(server.get(f"/session?stored={name}")[1])
+    saved = [each[1] for each in listed if each[0] == "saved"]
+    assert saved == [f"{path}{form}", "/logout"]
 
 
 @pytest.mark.parametrize("form", FORMS)
@@ -358,6 +423,17 @@ def test_a_header_that_cannot_be_sent_is_a_500(server: FlaskServer) -> None:
         return
     assert rejection(server, "/accepts?foreign").status == 500
     assert "UnicodeEncodeError" in server.wait_for_log("codec can't encode")
+
+
+@pytest.mark.parametrize("path", ["accepts", "accepts_blocking", "rejects", "rejects_blocking"])
+@pytest.mark.parametrize("name", ["X-A: 1%0D%0AX-Forged", "X A", "", "X-%C3%A9"])
+def test_a_name_that_no_header_has_is_a_500(server: FlaskServer, path: str, name: str) -> None:
+    if stock(server):
+        return
+    answer = rejected(server, f"/{path}?name={name.replace(' ', '%20')}")
+    assert answer.status_code == 500
+    assert "X-Forged" not in answer.headers
+    assert "is not a header name" in server.wait_for_log("is not a header name")
 
 
 @pytest.mark.parametrize("path", ["accepts", "accepts_blocking", "rejects", "rejects_blocking"])

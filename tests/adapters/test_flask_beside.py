@@ -7,7 +7,10 @@ from __future__ import annotations
 
 import json
 import socket
+import subprocess
+import sys
 from collections.abc import Iterator
+from pathlib import Path
 
 import pytest
 import socketio  # type: ignore[import-untyped]  # has no stubs
@@ -347,3 +350,65 @@ def test_socket_io_with_its_own_client(server: Server, path: str, transports: li
                 assert client.call("double", "ab", timeout=30) == "abab"
         # Meanwhile, in the same process.
         assert say(server) == "hello"
+
+
+TWO_ON_A_UNIX_SOCKET = """
+import socket
+import flask, gevent
+from unisock.adapters.flask import WSGIServer
+
+app = flask.Flask("tested")
+
+
+@app.get("/old", websocket=True)
+def old():
+    ws = flask.request.environ["wsgi.websocket"]
+    ws.send("ready")
+    assert ws.handler.active_client.ws is ws
+    ws.receive()
+    return ""
+
+
+listener = socket.socket(socket.AF_UNIX)
+listener.bind("server.sock")
+listener.listen()
+server = WSGIServer(listener, app)
+server.start()
+head = (
+    b"GET /old HTTP/1.1\\r\\nHost: x\\r\\nUpgrade: websocket\\r\\nConnection: Upgrade\\r\\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\\r\\nSec-WebSocket-Version: 13\\r\\n\\r\\n"
+)
+
+
+def serve():
+    clients = []
+    for _ in range(2):
+        client = gevent.socket.socket(gevent.socket.AF_UNIX)
+        client.settimeout(20)
+        client.connect("server.sock")
+        client.sendall(head)
+        file = client.makefile("rb")
+        while file.readline() != b"\\r\\n":
+            pass
+        assert file.read(7) == b"\\x81\\x05ready"
+        clients.append((client, file))
+    listed = list(server.clients.values())
+    print(len(listed), len({each.ws for each in listed}))
+    for client, file in clients:
+        client.shutdown(gevent.socket.SHUT_WR)
+        file.read()
+        print(len(server.clients))
+
+
+gevent.spawn(serve).get()
+"""
+
+
+def test_old_views_on_a_unix_socket_are_each_listed(tmp_path: Path) -> None:
+    """A client of a unix socket has no address that would tell it from others."""
+    done = subprocess.run(
+        [sys.executable, "-c", TWO_ON_A_UNIX_SOCKET],
+        cwd=tmp_path, capture_output=True, text=True, timeout=60, check=False,
+    )  # fmt: skip
+    assert done.stdout.split("\n")[-4:] == ["2 2", "1", "0", ""], done.stderr
+    assert "Traceback" not in done.stderr

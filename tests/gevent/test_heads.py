@@ -61,10 +61,10 @@ Connect = Callable[[], socket.socket]
 
 
 @pytest.fixture(scope="module", params=["plain", "tls", "gunicorn"])
-def connect(
+def running(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
-) -> Iterator[Connect]:
-    """Connect to a server; in the end its log has no traceback."""
+) -> Iterator[tuple[Server, Connect]]:
+    """A server, and what connects to it; in the end its log has no traceback."""
     path = tmp_path_factory.mktemp("heads")
     pem = str(path / "localhost.pem")
     authority = trustme.CA()
@@ -79,11 +79,21 @@ def connect(
                 client = context.wrap_socket(client, server_hostname="localhost")
             return stack.enter_context(client)
 
-        yield open_socket
+        yield server, open_socket
         stack.close()
         log = server.stop()
     # In the log of TLS is one: the wait for the server to start is no TLS handshake.
     assert "pywsgi.py" not in log, log
+
+
+@pytest.fixture
+def server(running: tuple[Server, Connect]) -> Server:
+    return running[0]
+
+
+@pytest.fixture
+def connect(running: tuple[Server, Connect]) -> Connect:
+    return running[1]
 
 
 def _answer(client: socket.socket) -> tuple[bytes, bytes]:
@@ -158,3 +168,45 @@ def test_larger_headers(connect: Connect, more: int, answer: object, count: int)
     size = len(start.partition(b"\n")[2]) + len("\r\n\r\n")
     client.sendall(start + b"x" * (MAX - size + more) + b"\r\n\r\n")
     assert _answer(client) == answer
+
+
+BAD = (b"HTTP/1.1 400 Bad Request", b"")
+UPGRADE = (
+    b"Upgrade: websocket\r\nConnection: Upgrade\r\n"
+    b"Sec-WebSocket-Key: dGhlIHNhbXBsZSBub25jZQ==\r\nSec-WebSocket-Version: 13\r\n"
+)
+
+
+@pytest.mark.parametrize("character", [b"\x85", b"\xa0", b"\x0b", b"\x1c", b"\x1b", b"\r", b"\xe9"])
+@pytest.mark.parametrize(("path", "more"), [(b"/page", b""), (b"/ws", UPGRADE)])
+def test_a_request_line_has_visible_ascii_alone(
+    connect: Connect, path: bytes, more: bytes, character: bytes
+) -> None:
+    """Python takes more than a space for one: a rule of a proxy would see another path."""
+    for line in (
+        b"GET " + path + character + b" HTTP/1.1",
+        b"GET" + character + path + b" HTTP/1.1",
+        b"GET " + path + character + b"HTTP/1.1",
+        b"GET " + path + b" HTTP/1.1" + character + b"x",
+    ):
+        client = connect()
+        client.sendall(line + b"\r\nHost: localhost\r\n" + more + b"\r\n")
+        assert _answer(client)[0] == BAD[0], line
+
+
+def test_a_request_line_that_does_not_end_is_not_run(connect: Connect, server: Server) -> None:
+    client = connect()
+    client.sendall(b"GET /page?cut-off")
+    client.close()
+    server.wait_for_log("malformed request line: 'GET /page?cut-off'")
+
+
+@pytest.mark.parametrize("length", [1, 9000])  # a longer one is refused before it is read
+def test_the_access_log_escapes_what_is_not_printable(
+    connect: Connect, server: Server, length: int
+) -> None:
+    client = connect()
+    client.sendall(b"GET /\x1b[2J\rforged" + b"x" * length + b" HTTP/1.1\r\n\r\n")
+    assert _answer(client)[0].split()[1] == (b"400" if length == 1 else b"414")
+    log = server.wait_for_log(f'"GET /\\x1b[2J\\rforged{"x" * min(length, 8000)}')
+    assert "\x1b" not in log

@@ -304,12 +304,12 @@ LISTENERS = {
     "a string": ("'127.0.0.1:0'", "http://127.0.0.1:{port}/"),
     "every address": (
         "':0'",
-        "http://localhost:{port}/, and on every address of this machine",
+        "http://127.0.0.1:{port}/, and on every address of this machine",
     ),
     "IPv6": ("('::1', 0)", "http://[::1]:{port}/"),
     "every address, IPv6": (
         "('', 0)",
-        "http://localhost:{port}/, and on every address of this machine",
+        "http://[::1]:{port}/, and on every address of this machine",
     ),
 }
 
