@@ -194,7 +194,6 @@ class ASGITransport(PullTransport):
     Where the server is unisock's own, and nothing stands between, there are no events.
     """
 
-    framework_answers = True
     close_timeout = 10.0
     """The option."""
     answered = False
@@ -270,17 +269,6 @@ class ASGITransport(PullTransport):
         # uvicorn 0.54 complains of an application that returns before its
         # transport has closed, as if nobody had answered.
         await asyncio.sleep(0)
-
-    @property
-    def fails_as_403(self) -> bool:
-        """Whether the server answers 403, and not 500, for an application that raises."""
-        return self._is_granian  # 2.8
-
-    async def fail(self) -> None:
-        """Answer 500, unless the handshake is answered."""
-        if not self.answered:
-            with suppress(ConnectionLost):
-                await self.reject(500, b"", [("content-length", "0")])
 
     def send(self, data: str | bytes) -> Awaitable[None]:
         """``websocket.send``."""
@@ -501,24 +489,13 @@ class ASGIApp:
                 transport.close_timeout = self._mounted.options.close_timeout
                 try:
                     await self._mounted.serve(transport)
-                except Exception as exc:  # noqa: BLE001  # raised again unless it is answered
+                except Exception as exc:  # noqa: BLE001  # it is raised again
                     await self._hand_on(exc, transport)
             else:
                 await transport.reject(404, b"", [("content-length", "0")])
 
     async def _hand_on(self, exc: Exception, transport: ASGITransport) -> None:
-        """Give an error of the handler to the framework, and see that somebody answers."""
-        try:
-            await self._ask_framework(exc, transport)
-        except Exception:
-            # What is around this application may answer; else the server does, with 500.
-            if transport.fails_as_403:
-                await transport.fail()
-            raise
-        await transport.fail()
-
-    async def _ask_framework(self, exc: Exception, transport: ASGITransport) -> None:
-        """Call the error handler that the framework has for `exc`; without one raise it."""
+        """Give an error of the handler to what is around this application."""
         raise exc
 
     def _routes(self, scope: Scope) -> bool:

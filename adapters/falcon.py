@@ -56,6 +56,8 @@ class FalconHandshake(ASGIHandshake):
 class FalconTransport(ASGITransport):
     """A connection that Falcon has routed, and has not accepted."""
 
+    framework_answers = True
+
     def __init__(self, req: Request, ws: FalconWebSocket, params: Mapping[str, Any]) -> None:
         # Falcon's pump, its lost close reasons and its 403 for every rejection
         # are passed by.  There is no public way to the server's two callables;
