@@ -532,8 +532,9 @@ class _Socket(web.AbstractRouteDef):
 class _Sockets:
     """The sockets of a router, whose `resolve` is replaced to look for them.
 
-    A handshake is for a socket, and any other request for a page, where both match.
-    aiohttp itself has one route for GET at a path.
+    Where a socket and another route match, aiohttp's rule counts for a handshake: the more
+    explicit path.  Where the paths are equally explicit, it is for the socket, while any other
+    GET is for the page.  aiohttp itself has one route for GET at a path.
 
     Attributes:
         routes: the route of each resource.
@@ -548,8 +549,7 @@ class _Sockets:
         """Find the route for a request."""
         found = await self._resolve(request)
         error = found.http_exception
-        # A sub-application has looked for its own sockets.
-        if error is None and (found.apps or not _is_handshake(request)):
+        if error is None and not _is_handshake(request):
             return found
         path = request.rel_url.path_safe
         matches = {each: match for each in self.routes if (match := each._match(path)) is not None}
@@ -559,9 +559,9 @@ class _Sockets:
             others = error.allowed_methods if isinstance(error, web.HTTPMethodNotAllowed) else ()
             return MatchInfoError(web.HTTPMethodNotAllowed(request.method, {"GET", *others}))
         resource = max(matches, key=_explicitness)
-        # A socket that is registered by hand, for which `found` is an ordinary route.
-        by_hand = found.route.resource if found.handler.__module__ == __name__ else None
-        if by_hand is not None and _explicitness(by_hand) > _explicitness(resource):
+        # A page, a WebSocket of aiohttp's own, or what a sub-application has found.
+        other = found.route.resource
+        if other is not None and _explicitness(other) > _explicitness(resource):
             return found
         return web.UrlMappingMatchInfo(matches[resource], self.routes[resource])
 
