@@ -634,6 +634,10 @@ def _refusal(request: web.Request) -> web.Response | None:
         return _refuse(426, "version 13 of the WebSocket protocol is spoken here", **_UPGRADE)
     if not _KEY.fullmatch(",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_KEY, ()))):
         return _refuse(400, "a WebSocket key is 16 bytes in base64")
+    length = request.headers.get(hdrs.CONTENT_LENGTH, "0")
+    if length != "0" or hdrs.TRANSFER_ENCODING in request.headers:
+        # Its bytes would be a body or frames, depending on when they come.
+        return _refuse(400, "a WebSocket handshake has no body")
     return None
 
 

@@ -358,6 +358,8 @@ class TestHandshake:
             ((b"Upgrade: websocket", b"Upgrade: h2c"), b"426"),
             ((b"HTTP/1.1", b"HTTP/1.0"), b"400"),
             ((b"GET /ws", b"POST /posted"), b"405"),
+            ((b"Host: x", b"Host: x\r\nContent-Length: 8"), b"400"),
+            ((b"Host: x", b"Host: x\r\nTransfer-Encoding: chunked"), b"400"),
         ],
     )
     def test_what_is_no_handshake(
@@ -369,6 +371,10 @@ class TestHandshake:
         assert b"X-Prepared: %s\r\n" % status in answer
         if status == b"426":
             assert b"Sec-WebSocket-Version: 13\r\n" in answer
+
+    def test_a_body_of_no_bytes(self, server: Server) -> None:
+        request = HANDSHAKE.replace(b"Host: x", b"Host: x\r\nContent-Length: 0")
+        assert exchange(server, request).startswith(b"HTTP/1.1 101")
 
     @pytest.mark.parametrize("path", ["/rejects", "/gone"])
     def test_bytes_after_a_refused_upgrade_are_no_request(self, server: Server, path: str) -> None:
