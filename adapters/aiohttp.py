@@ -246,7 +246,7 @@ class AiohttpTransport(PullTransport):
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Send the response at once; signals ``on_response_prepare`` are sent for it."""
-        # No `web.Response`: aiohttp-session would want to add a cookie to one that is sent.
+        # aiohttp-session tries to add a cookie to a `web.Response` that was already sent.
         response = web.StreamResponse(status=status_code, headers=CIMultiDict(headers))
         await self._answer(response, body)
 
@@ -496,7 +496,7 @@ class _SocketResource(web.Resource):
         return None, set()
 
     def raw_match(self, path: str) -> bool:
-        """No: the next route at this path is none of this resource."""
+        """Always false, so the next route at this path gets a resource of its own."""
         return False
 
 
@@ -634,11 +634,13 @@ def _refusal(request: web.Request) -> web.Response | None:
         return _refuse(426, "version 13 of the WebSocket protocol is spoken here", **_UPGRADE)
     if not _KEY.fullmatch(",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_KEY, ()))):
         return _refuse(400, "a WebSocket key is 16 bytes in base64")
-    length = request.headers.get(hdrs.CONTENT_LENGTH, "0")
-    if length != "0" or hdrs.TRANSFER_ENCODING in request.headers:
-        # Its bytes would be a body or frames, depending on when they come.
-        return _refuse(400, "a WebSocket handshake has no body")
-    return None
+    # Its bytes would be a body or frames, depending on when they come.
+    return _refuse(400, "a WebSocket handshake has no body") if _has_body(request) else None
+
+
+def _has_body(request: web.Request) -> bool:
+    headers = request.headers
+    return headers.get(hdrs.CONTENT_LENGTH, "0") != "0" or hdrs.TRANSFER_ENCODING in headers
 
 
 def _is_handshake(request: web.Request) -> bool:
@@ -691,7 +693,7 @@ class _Sessions:
         """Cancel the handlers that have not ended by then.
 
         aiohttp cancels when all of its time is over, and needs the same again for what they
-        do then.  A supervisor that gives it just its time, as gunicorn does, kills it first.
+        do then.  gunicorn allows the worker that time alone, and kills it before.
         """
         tasks = [task for _, task in self._running.values()]
         if tasks:

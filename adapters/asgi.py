@@ -43,7 +43,7 @@ _COMPLETE = Capabilities()
 _GRANIAN = Capabilities(accept_headers=False, close_reason=False)
 # hypercorn 0.18: the code is always 1006, and there is no reason.
 _BEFORE_2_4 = Capabilities(close_code=False, close_reason=False)
-# Daphne 4.2: of a handshake it can only say yes or no, of a close only some codes.
+# Daphne 4.2: it can only accept or refuse a handshake, and sends only some close codes.
 _DAPHNE = Capabilities(
     accept_headers=False,
     http_rejection=False,
@@ -102,7 +102,7 @@ def _is_daphne(scope: Scope) -> bool:
 
 
 class _EmptyText(str):
-    """The empty text that counts as true, for Daphne 4.2 sends what is false to nobody."""
+    """An empty text that counts as true: Daphne 4.2 drops a text that counts as false."""
 
     __slots__ = ()
 

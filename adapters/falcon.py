@@ -82,7 +82,7 @@ class FalconTransport(ASGITransport):
     async def send_for_error_handler(self, message: Message) -> None:
         """The server's ``send``, for Falcon's error handlers on a handshake without an answer.
 
-        A close, to Falcon the answer, becomes the response of what is meant.
+        Falcon answers with a close.  The response that the error stands for is sent instead.
         """
         if self.answered or message["type"] != "websocket.close":
             self.answered = True

@@ -106,7 +106,10 @@ class StarletteEndpoint(ASGIApp):
         await transport.answer_500()
 
     async def _ask_framework(self, exc: Exception, transport: ASGITransport) -> None:
-        """As Starlette around each route, but that an answer that comes too late is dropped."""
+        """Ask the error handlers, as Starlette does around each route.
+
+        Drop an answer that comes too late.
+        """
         scope, receive = transport.scope, transport._receive
         answer = FrameworkAnswer(transport)
         websocket = StarletteWebSocket(scope, receive, answer.send)
@@ -115,11 +118,11 @@ class StarletteEndpoint(ASGIApp):
         if is_over:
             websocket.application_state = WebSocketState.CONNECTED
 
-        async def fail(*_: object) -> None:
-            await self._raise(exc, scope)
+        async def raise_again(*_: object) -> None:
+            await self._raise_within(exc, scope)
 
         # Private; seen from starlette 0.46 to 1.10.
-        app = wrap_app_handling_exceptions(fail, websocket)
+        app = wrap_app_handling_exceptions(raise_again, websocket)
         try:
             await app(scope, receive, answer.send)
         except HTTPException:
@@ -127,8 +130,8 @@ class StarletteEndpoint(ASGIApp):
             if not is_over:
                 raise
 
-    async def _raise(self, exc: Exception, scope: Scope) -> None:
-        """Have what stands between the handler and the error handlers see `exc`."""
+    async def _raise_within(self, exc: Exception, scope: Scope) -> None:
+        """Raise `exc` where everything between the handler and the error handlers sees it."""
         raise exc
 
 
