@@ -166,9 +166,20 @@ class ASGIHandshake(Handshake):
         headers: Iterable[tuple[bytes, bytes]] = self.scope["headers"]
         return [value.decode("latin-1") for header, value in headers if header.lower() == wanted]
 
-    def offered(self) -> list[str]:
+    def hosts_and_subprotocols(self) -> tuple[list[str], list[str]]:
+        """As `Handshake.hosts_and_subprotocols`; by the specification names are in lower case."""
+        hosts: list[str] = []
+        lines: list[str] = []
+        for name, value in self.scope["headers"]:
+            if name == b"host":
+                hosts.append(value.decode("latin-1"))
+            elif name == b"sec-websocket-protocol":
+                lines.append(value.decode("latin-1"))
+        return hosts, lines
+
+    def offered(self, lines: list[str]) -> list[str]:
         """From the headers; uvicorn 0.54 on wsproto leaves them in the scope alone."""
-        return super().offered() or list(self.scope.get("subprotocols") or ())
+        return super().offered(lines) or list(self.scope.get("subprotocols") or ())
 
     @property
     def client(self) -> Address | None:
