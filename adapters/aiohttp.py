@@ -246,7 +246,7 @@ class AiohttpTransport(PullTransport):
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Send the response at once; signals ``on_response_prepare`` are sent for it."""
-        # No `web.Response`: aiohttp-session would want to add a cookie to one that is sent.
+        # aiohttp-session tries to add a cookie to a `web.Response` that was already sent.
         response = web.StreamResponse(status=status_code, headers=CIMultiDict(headers))
         await self._answer(response, body)
 
@@ -496,7 +496,7 @@ class _SocketResource(web.Resource):
         return None, set()
 
     def raw_match(self, path: str) -> bool:
-        """No: the next route at this path is none of this resource."""
+        """Always false, so the next route at this path gets a resource of its own."""
         return False
 
 
@@ -532,8 +532,9 @@ class _Socket(web.AbstractRouteDef):
 class _Sockets:
     """The sockets of a router, whose `resolve` is replaced to look for them.
 
-    A handshake is for a socket, and any other request for a page, where both match.
-    aiohttp itself has one route for GET at a path.
+    Where a socket and another route match, aiohttp's rule counts for a handshake: the more
+    explicit path.  Where the paths are equally explicit, it is for the socket, while any other
+    GET is for the page.  aiohttp itself has one route for GET at a path.
 
     Attributes:
         routes: the route of each resource.
@@ -548,8 +549,7 @@ class _Sockets:
         """Find the route for a request."""
         found = await self._resolve(request)
         error = found.http_exception
-        # A sub-application has looked for its own sockets.
-        if error is None and (found.apps or not _is_handshake(request)):
+        if error is None and not _is_handshake(request):
             return found
         path = request.rel_url.path_safe
         matches = {each: match for each in self.routes if (match := each._match(path)) is not None}
@@ -559,9 +559,9 @@ class _Sockets:
             others = error.allowed_methods if isinstance(error, web.HTTPMethodNotAllowed) else ()
             return MatchInfoError(web.HTTPMethodNotAllowed(request.method, {"GET", *others}))
         resource = max(matches, key=_explicitness)
-        # A socket that is registered by hand, for which `found` is an ordinary route.
-        by_hand = found.route.resource if found.handler.__module__ == __name__ else None
-        if by_hand is not None and _explicitness(by_hand) > _explicitness(resource):
+        # A page, a WebSocket of aiohttp's own, or what a sub-application has found.
+        other = found.route.resource
+        if other is not None and _explicitness(other) > _explicitness(resource):
             return found
         return web.UrlMappingMatchInfo(matches[resource], self.routes[resource])
 
@@ -634,7 +634,13 @@ def _refusal(request: web.Request) -> web.Response | None:
         return _refuse(426, "version 13 of the WebSocket protocol is spoken here", **_UPGRADE)
     if not _KEY.fullmatch(",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_KEY, ()))):
         return _refuse(400, "a WebSocket key is 16 bytes in base64")
-    return None
+    # Its bytes would be a body or frames, depending on when they come.
+    return _refuse(400, "a WebSocket handshake has no body") if _has_body(request) else None
+
+
+def _has_body(request: web.Request) -> bool:
+    headers = request.headers
+    return headers.get(hdrs.CONTENT_LENGTH, "0") != "0" or hdrs.TRANSFER_ENCODING in headers
 
 
 def _is_handshake(request: web.Request) -> bool:
@@ -687,7 +693,7 @@ class _Sessions:
         """Cancel the handlers that have not ended by then.
 
         aiohttp cancels when all of its time is over, and needs the same again for what they
-        do then.  A supervisor that gives it just its time, as gunicorn does, kills it first.
+        do then.  gunicorn allows the worker that time alone, and kills it before.
         """
         tasks = [task for _, task in self._running.values()]
         if tasks:

@@ -43,7 +43,7 @@ _COMPLETE = Capabilities()
 _GRANIAN = Capabilities(accept_headers=False, close_reason=False)
 # hypercorn 0.18: the code is always 1006, and there is no reason.
 _BEFORE_2_4 = Capabilities(close_code=False, close_reason=False)
-# Daphne 4.2: of a handshake it can only say yes or no, of a close only some codes.
+# Daphne 4.2: it can only accept or refuse a handshake, and sends only some close codes.
 _DAPHNE = Capabilities(
     accept_headers=False,
     http_rejection=False,
@@ -102,7 +102,7 @@ def _is_daphne(scope: Scope) -> bool:
 
 
 class _EmptyText(str):
-    """The empty text that counts as true, for Daphne 4.2 sends what is false to nobody."""
+    """An empty text that counts as true: Daphne 4.2 drops a text that counts as false."""
 
     __slots__ = ()
 
@@ -166,9 +166,20 @@ class ASGIHandshake(Handshake):
         headers: Iterable[tuple[bytes, bytes]] = self.scope["headers"]
         return [value.decode("latin-1") for header, value in headers if header.lower() == wanted]
 
-    def offered(self) -> list[str]:
+    def hosts_and_subprotocols(self) -> tuple[list[str], list[str]]:
+        """As `Handshake.hosts_and_subprotocols`; by the specification names are in lower case."""
+        hosts: list[str] = []
+        lines: list[str] = []
+        for name, value in self.scope["headers"]:
+            if name == b"host":
+                hosts.append(value.decode("latin-1"))
+            elif name == b"sec-websocket-protocol":
+                lines.append(value.decode("latin-1"))
+        return hosts, lines
+
+    def offered(self, lines: list[str]) -> list[str]:
         """From the headers; uvicorn 0.54 on wsproto leaves them in the scope alone."""
-        return super().offered() or list(self.scope.get("subprotocols") or ())
+        return super().offered(lines) or list(self.scope.get("subprotocols") or ())
 
     @property
     def client(self) -> Address | None:
@@ -194,7 +205,6 @@ class ASGITransport(PullTransport):
     Where the server is unisock's own, and nothing stands between, there are no events.
     """
 
-    framework_answers = True
     close_timeout = 10.0
     """The option."""
     answered = False
@@ -270,17 +280,6 @@ class ASGITransport(PullTransport):
         # uvicorn 0.54 complains of an application that returns before its
         # transport has closed, as if nobody had answered.
         await asyncio.sleep(0)
-
-    @property
-    def fails_as_403(self) -> bool:
-        """Whether the server answers 403, and not 500, for an application that raises."""
-        return self._is_granian  # 2.8
-
-    async def fail(self) -> None:
-        """Answer 500, unless the handshake is answered."""
-        if not self.answered:
-            with suppress(ConnectionLost):
-                await self.reject(500, b"", [("content-length", "0")])
 
     def send(self, data: str | bytes) -> Awaitable[None]:
         """``websocket.send``."""
@@ -501,24 +500,13 @@ class ASGIApp:
                 transport.close_timeout = self._mounted.options.close_timeout
                 try:
                     await self._mounted.serve(transport)
-                except Exception as exc:  # noqa: BLE001  # raised again unless it is answered
+                except Exception as exc:  # noqa: BLE001  # it is raised again
                     await self._hand_on(exc, transport)
             else:
                 await transport.reject(404, b"", [("content-length", "0")])
 
     async def _hand_on(self, exc: Exception, transport: ASGITransport) -> None:
-        """Give an error of the handler to the framework, and see that somebody answers."""
-        try:
-            await self._ask_framework(exc, transport)
-        except Exception:
-            # What is around this application may answer; else the server does, with 500.
-            if transport.fails_as_403:
-                await transport.fail()
-            raise
-        await transport.fail()
-
-    async def _ask_framework(self, exc: Exception, transport: ASGITransport) -> None:
-        """Call the error handler that the framework has for `exc`; without one raise it."""
+        """Give an error of the handler to what is around this application."""
         raise exc
 
     def _routes(self, scope: Scope) -> bool:

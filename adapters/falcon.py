@@ -56,6 +56,8 @@ class FalconHandshake(ASGIHandshake):
 class FalconTransport(ASGITransport):
     """A connection that Falcon has routed, and has not accepted."""
 
+    framework_answers = True
+
     def __init__(self, req: Request, ws: FalconWebSocket, params: Mapping[str, Any]) -> None:
         # Falcon's pump, its lost close reasons and its 403 for every rejection
         # are passed by.  There is no public way to the server's two callables;
@@ -80,7 +82,7 @@ class FalconTransport(ASGITransport):
     async def send_for_error_handler(self, message: Message) -> None:
         """The server's ``send``, for Falcon's error handlers on a handshake without an answer.
 
-        A close, to Falcon the answer, becomes the response of what is meant.
+        Falcon answers with a close.  The response that the error stands for is sent instead.
         """
         if self.answered or message["type"] != "websocket.close":
             self.answered = True

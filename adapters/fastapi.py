@@ -27,7 +27,7 @@ _DEPENDENCIES = ("fastapi_inner_astack", "fastapi_function_astack", "fastapi_ast
 class FastAPIEndpoint(StarletteEndpoint):
     """As Starlette's; dependencies with ``yield`` see an error before an error handler does."""
 
-    async def _raise(self, exc: Exception, scope: Scope) -> None:
+    async def _raise_within(self, exc: Exception, scope: Scope) -> None:
         async with AsyncExitStack() as stack:
             for name in _DEPENDENCIES:
                 if name in scope:

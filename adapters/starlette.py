@@ -7,6 +7,7 @@ own WebSocket object is not in the way.
 from __future__ import annotations
 
 from collections.abc import Sequence
+from contextlib import suppress
 from typing import Any, Unpack
 
 from starlette import authentication
@@ -25,7 +26,7 @@ from unisock import Handler, UnisockError, WebSocketException
 from unisock.handlers import functions_of
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, PathTemplate
-from unisock.transport import HTTPError, HTTPResponse
+from unisock.transport import ConnectionLost, HTTPError, HTTPResponse
 
 from .asgi import ASGIApp, ASGIHandshake, ASGITransport, FrameworkAnswer, Scope
 
@@ -43,6 +44,19 @@ class StarletteHandshake(ASGIHandshake):
 
 class StarletteTransport(ASGITransport):
     """A connection whose handler may raise Starlette's exceptions."""
+
+    framework_answers = True
+
+    @property
+    def fails_as_403(self) -> bool:
+        """Whether the server answers 403, and not 500, for an application that raises."""
+        return self._is_granian  # 2.8
+
+    async def answer_500(self) -> None:
+        """Answer 500, unless the handshake is answered."""
+        if not self.answered:
+            with suppress(ConnectionLost):
+                await self.reject(500, b"", [("content-length", "0")])
 
     def translate(self, exc: Exception) -> UnisockError | None:
         """`HTTPException` and Starlette's `WebSocketException`."""
@@ -79,8 +93,23 @@ class StarletteEndpoint(ASGIApp):
                 "with dependencies=[…]"
             )
 
+    async def _hand_on(self, exc: Exception, transport: ASGITransport) -> None:
+        """Give an error of the handler to Starlette, and see that somebody answers."""
+        assert isinstance(transport, StarletteTransport)
+        try:
+            await self._ask_framework(exc, transport)
+        except Exception:
+            # What is around this application may answer; else the server does, with 500.
+            if transport.fails_as_403:
+                await transport.answer_500()
+            raise
+        await transport.answer_500()
+
     async def _ask_framework(self, exc: Exception, transport: ASGITransport) -> None:
-        """As Starlette around each route, but that an answer that comes too late is dropped."""
+        """Ask the error handlers, as Starlette does around each route.
+
+        Drop an answer that comes too late.
+        """
         scope, receive = transport.scope, transport._receive
         answer = FrameworkAnswer(transport)
         websocket = StarletteWebSocket(scope, receive, answer.send)
@@ -89,11 +118,11 @@ class StarletteEndpoint(ASGIApp):
         if is_over:
             websocket.application_state = WebSocketState.CONNECTED
 
-        async def fail(*_: object) -> None:
-            await self._raise(exc, scope)
+        async def raise_again(*_: object) -> None:
+            await self._raise_within(exc, scope)
 
         # Private; seen from starlette 0.46 to 1.10.
-        app = wrap_app_handling_exceptions(fail, websocket)
+        app = wrap_app_handling_exceptions(raise_again, websocket)
         try:
             await app(scope, receive, answer.send)
         except HTTPException:
@@ -101,8 +130,8 @@ class StarletteEndpoint(ASGIApp):
             if not is_over:
                 raise
 
-    async def _raise(self, exc: Exception, scope: Scope) -> None:
-        """Have what stands between the handler and the error handlers see `exc`."""
+    async def _raise_within(self, exc: Exception, scope: Scope) -> None:
+        """Raise `exc` where everything between the handler and the error handlers sees it."""
         raise exc
 
 

@@ -273,11 +273,22 @@ class Handshake(ABC):
         From the headers, not from the server: hypercorn 0.18 gives the last
         line only, and WSGI servers the raw string.
         """
-        return tuple(filter(None, self.offered()))
+        return tuple(filter(None, self.offered(self.hosts_and_subprotocols()[1])))
 
-    def offered(self) -> list[str]:
+    def hosts_and_subprotocols(self) -> tuple[list[str], list[str]]:
+        """The values of ``Host`` and of ``Sec-WebSocket-Protocol``, by one walk over the lines."""
+        hosts: list[str] = []
+        lines: list[str] = []
+        for header, value in self.raw_headers:
+            name = header.lower()
+            if name == "host":
+                hosts.append(value)
+            elif name == "sec-websocket-protocol":
+                lines.append(value)
+        return hosts, lines
+
+    def offered(self, lines: list[str]) -> list[str]:
         """The elements of the subprotocols' header lines as they came, empty ones too."""
-        lines = self.header_values("sec-websocket-protocol")
         return [element.strip(" \t") for line in lines for element in line.split(",")]
 
     def problem(self) -> str | None:
@@ -291,21 +302,26 @@ class Handshake(ABC):
             return "the path of the request is malformed"
         if not _TARGET.fullmatch(self.query_string):
             return "the query of the request is malformed"
-        if len(self.header_values("host")) > 1:
+        hosts, lines = self.hosts_and_subprotocols()
+        if len(hosts) > 1:
             return "there is more than one Host"
-        offered = self.offered()
-        # RFC 9110, section 5.6.1: empty elements are left out, but not all may be empty.
-        named = [name for name in offered if name]
-        if offered and not named:
-            return "the list of subprotocols is empty"
-        if not all(map(_TOKEN.fullmatch, named)):
-            return "a subprotocol is not a token"
-        return None
+        offered = self.offered(lines)
+        return _problem_of(offered) if offered else None
 
     @cached_property
     def state(self) -> State:
         """The connection's namespace, over what the framework keeps."""
         return State(self.framework_state)
+
+
+def _problem_of(offered: list[str]) -> str | None:
+    # RFC 9110, section 5.6.1: empty elements are left out, but not all may be empty.
+    named = [name for name in offered if name]
+    if not named:
+        return "the list of subprotocols is empty"
+    if not all(map(_TOKEN.fullmatch, named)):
+        return "a subprotocol is not a token"
+    return None
 
 
 def split_target(target: str) -> tuple[str | None, str]:

@@ -184,6 +184,8 @@ class _Uvicorn(AppServer):
             lifespan="auto" if lifespan else "off",
             interface="asgi3",  # it does not see that of a method
             log_config=None,
+            # There is no proxy, and the other servers believe nobody either.
+            proxy_headers=False,
             # uvicorn counts whole seconds
             timeout_graceful_shutdown=math.ceil(grace),
         )

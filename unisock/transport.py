@@ -361,6 +361,7 @@ class Transport(ABC):
     """
 
     _handler_name = "?"  # a session knows it
+    _is_checked = False  # one instance of the class was
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check what a subclass defines.
@@ -369,15 +370,20 @@ class Transport(ABC):
             TypeError: a plain function that is to be a coroutine function, or the reverse.
         """
         super().__init_subclass__(**kwargs)
+        cls._is_checked = False
         for name, method in vars(cls).items():
             _check_method(f"{cls.__name__}.{name}", name, method)
 
     def check(self) -> None:
         """Check what an adapter has set, before anything is served.
 
+        Of a class that was checked only the handshake is looked at again.
+
         Raises:
             TypeError: an attribute that is not set, or of another type.
         """
+        if self._is_checked and isinstance(getattr(self, "handshake", None), Handshake):
+            return
         for name, kind in _ATTRIBUTES.items():
             value = getattr(self, name, _UNSET)
             if not isinstance(value, kind):
@@ -386,6 +392,7 @@ class Transport(ABC):
                     f"{type(self).__name__}.{name} is {found}: "
                     f"set it to an instance of {kind.__name__}"
                 )
+        type(self)._is_checked = True
 
     @abstractmethod
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:

@@ -165,7 +165,19 @@ app.add_routes(table)
 below = web.Application()
 mount(below, "/both", echo)
 below.router.add_get("/both", page)
+below.router.add_get("/page", page)
+below.router.add_get("/long/page", page)
+mount(app, "/sub/page", echo)
+mount(app, "/sub/{rest:path}", tell)
 app.add_subapp("/sub", below)
+async def own(request):
+    socket = web.WebSocketResponse()
+    await socket.prepare(request)
+    await socket.send_str("aiohttp's own")
+    return socket
+app.router.add_get("/old/long", own)
+mount(app, "/old/{rest:path}", tell)
+app.router.add_get("/old/last/{n}", own)
 app.add_routes([
     web.get("/rooms/by-hand", view(echo)),
     web.get("/by-hand", view(never_receives, ping_interval=None)),
@@ -255,9 +267,26 @@ class TestRoutes:
         assert say(server, path) == "hello"
 
     def test_a_page_whose_path_is_the_longer_one(self, server: Server) -> None:
-        """As elsewhere a handshake is for a socket, if one matches."""
+        """aiohttp's own rule."""
         assert server.get("/rooms/lobby") == (200, "the page")
-        assert json.loads(say(server, "/rooms/lobby"))["params"] == {"room": "str lobby"}
+        assert rejection(server, "/rooms/lobby") == Rejection(
+            200, "text/plain; charset=utf-8", "the page"
+        )
+
+    @pytest.mark.parametrize("path", ["/old/long", "/old/last/7"])
+    def test_aiohttps_own_socket_whose_path_is_the_longer_one(
+        self, server: Server, path: str
+    ) -> None:
+        with talk(server, path) as client:
+            assert client.recv(30) == "aiohttp's own"
+        assert json.loads(say(server, "/old/other"))["params"] == {"rest": "str other"}
+
+    def test_a_socket_beside_a_sub_application(self, server: Server) -> None:
+        """Where a page of that has the path, the longer path counts too."""
+        assert server.get("/sub/page") == (200, "the page")
+        assert say(server, "/sub/page") == "hello"
+        assert rejection(server, "/sub/long/page").status == 200
+        assert json.loads(say(server, "/sub/other"))["params"] == {"rest": "str other"}
 
     @pytest.mark.parametrize("path", ["/rooms/echo", "/rooms/by-hand"])
     def test_of_two_sockets_the_longer_path_counts(self, server: Server, path: str) -> None:
@@ -329,6 +358,8 @@ class TestHandshake:
             ((b"Upgrade: websocket", b"Upgrade: h2c"), b"426"),
             ((b"HTTP/1.1", b"HTTP/1.0"), b"400"),
             ((b"GET /ws", b"POST /posted"), b"405"),
+            ((b"Host: x", b"Host: x\r\nContent-Length: 8"), b"400"),
+            ((b"Host: x", b"Host: x\r\nTransfer-Encoding: chunked"), b"400"),
         ],
     )
     def test_what_is_no_handshake(
@@ -340,6 +371,10 @@ class TestHandshake:
         assert b"X-Prepared: %s\r\n" % status in answer
         if status == b"426":
             assert b"Sec-WebSocket-Version: 13\r\n" in answer
+
+    def test_a_body_of_no_bytes(self, server: Server) -> None:
+        request = HANDSHAKE.replace(b"Host: x", b"Host: x\r\nContent-Length: 0")
+        assert exchange(server, request).startswith(b"HTTP/1.1 101")
 
     @pytest.mark.parametrize("path", ["/rejects", "/gone"])
     def test_bytes_after_a_refused_upgrade_are_no_request(self, server: Server, path: str) -> None:

@@ -7,7 +7,7 @@ from typing import Any
 
 import pytest
 
-from tests.adapters.client import rejection, talk
+from tests.adapters.client import Closed, closing, rejection, talk
 from tests.adapters.conftest import Serve
 from tests.servers import Server
 
@@ -19,6 +19,13 @@ async def tell(ws):
     await ws.accept()
     await ws.send_json([ws.url.path, dict(ws.path_params)])
 
+async def fail(ws):
+    if ws.url.path.endswith("after"):
+        await ws.accept()
+        raise LookupError("after the answer")
+    raise LookupError("before the answer")
+
+failing = ASGIApp(fail)
 by_path = ASGIApp(tell, path="/rooms/{n:int}")
 rest = ASGIApp(tell, path="/files/{rest:path}")
 by_router = ASGIApp(tell)
@@ -34,6 +41,7 @@ app = Litestar([
     mount("/chat", by_path),
     mount("/kept", rest),
     mount("/top", at_the_top),
+    mount("/failing", failing),
     asgi("/one/{{n:int}}", copy_scope=True)(by_router),
 ])
 """
@@ -58,6 +66,7 @@ routes = URLRouter([
     re_path(r"^two/(?P<name>[a-z]+)$", by_router),
     path("rooms/<int:m>", by_path),
     re_path(r"^chat/(?P<name>[a-z]+)/", by_path),
+    re_path("^failing/", failing),
     path("in/<str:name>/", URLRouter([path("one/<int:n>", by_router)])),
 ])
 app = ProtocolTypeRouter({{"http": get_asgi_application(), "websocket": routes}})
@@ -70,6 +79,7 @@ app = Starlette(routes=[
     Mount("/in/{{name}}", by_path),
     Mount("/kept", rest),
     Mount("/top", at_the_top),
+    Mount("/failing", failing),
     Mount("/", by_path),
 ])
 """
@@ -83,12 +93,15 @@ below.mount("/chat", by_path)
 app.mount("/below", below)
 app.mount("/kept", rest)
 app.mount("/top", at_the_top)
+app.mount("/failing", failing)
 app.mount("/", by_path)
 """
 HYPERCORNS = f"""{TELL}
 from hypercorn.middleware import DispatcherMiddleware
 
-app = DispatcherMiddleware({{"/chat": by_path, "/top": at_the_top, "/kept": rest}})
+app = DispatcherMiddleware({{
+    "/chat": by_path, "/top": at_the_top, "/kept": rest, "/failing": failing
+}})
 """
 
 FRAMEWORKS: dict[str, tuple[str, dict[str, dict[str, Any]], tuple[str, ...]]] = {
@@ -176,6 +189,26 @@ def test_another_path_below_a_router_is_a_404(mounts: tuple[str, Server]) -> Non
     _, _, unserved = FRAMEWORKS[name]
     for path in unserved:
         assert rejection(server, path).status == 404, path
+
+
+FAILING = pytest.mark.parametrize(
+    "mounts", [name for name in FRAMEWORKS if name != "litestar at the root"], indirect=True
+)
+
+
+@FAILING
+def test_an_error_before_accept_below_a_router_is_a_500(mounts: tuple[str, Server]) -> None:
+    name, server = mounts
+    assert rejection(server, "/failing/before").status == 500
+    if name != "litestar":  # it closes, which uvicorn drops here, and logs nothing by itself
+        server.wait_for_log("before the answer")
+
+
+@FAILING
+def test_an_error_after_accept_below_a_router_closes_with_1011(mounts: tuple[str, Server]) -> None:
+    _, server = mounts
+    assert closing(server, "/failing/after") == Closed(1011, "")
+    server.wait_for_log("after the answer")
 
 
 def json_of(value: object) -> str:

@@ -215,6 +215,22 @@ def test_every_address_of_ipv6(unisock: Start, echo: str) -> None:
             assert echoes(connection), name
 
 
+TELLS_CLIENT = """\
+async def tell(ws):
+    await ws.accept()
+    await ws.send_json([ws.client.host, ws.url.scheme])
+"""
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_what_a_proxy_would_say_is_not_believed(unisock: Start, tmp_path: Path, name: str) -> None:
+    (tmp_path / "telling.py").write_text(TELLS_CLIENT)
+    served = unisock("serve", "telling:tell", "--on", name, "--port", "0", QUIET)
+    said = {"X-Forwarded-For": "203.0.113.9", "X-Forwarded-Proto": "https"}
+    with connect(served.url(), additional_headers=said) as connection:
+        assert json.loads(connection.recv(timeout=10)) == ["127.0.0.1", "ws"]
+
+
 @pytest.mark.parametrize("name", FRAMEWORKS)
 def test_an_error_in_a_handler_is_logged_once(unisock: Start, tmp_path: Path, name: str) -> None:
     (tmp_path / "fails.py").write_text(

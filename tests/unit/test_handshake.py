@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+from collections.abc import Iterable
 from typing import Any
 
 import pytest
@@ -338,3 +339,17 @@ class TestProblem:
 def test_empty_elements_are_no_subprotocols() -> None:
     lines = [("Sec-WebSocket-Protocol", "a,, b"), ("Sec-WebSocket-Protocol", "")]
     assert MemoryHandshake(raw_headers=lines).subprotocols == ("a", "b")
+
+
+def test_the_headers_are_walked_once_for_all_problems() -> None:
+    walks = []
+
+    class Counting(MemoryHandshake):
+        @property
+        def raw_headers(self) -> Iterable[tuple[str, str]]:
+            walks.append(1)
+            return super().raw_headers
+
+    handshake = Counting(raw_headers=[("Host", "h"), ("Sec-WebSocket-Protocol", "a")])
+    assert handshake.problem() is None
+    assert len(walks) == 1

@@ -105,9 +105,9 @@ _NO_MOUNT = "bare ASGI has no router to mount on: ASGIApp is the form"
 _FLASKS_OWN = "the clause is of Flask alone; elsewhere nothing imports it"
 _ONE_TREE = "Falcon 4.4 has no applications below others"
 
-_ABSOLUTE = "takes a target in absolute form for a path"
+_ABSOLUTE = "does not understand a target in absolute form"
 _H11_1_0 = "uvicorn 0.54 accepts handshakes of HTTP/1.0"
-_500_AT_STOP = "uvicorn 0.54 answers a handshake by 500 that nobody has answered when it stops"
+_500_AT_STOP = "uvicorn 0.54 answers 500 to a handshake that is still unanswered when it stops"
 _WSPROTO = "wsproto 1.3"
 
 _UVICORN_SANSIO = {
