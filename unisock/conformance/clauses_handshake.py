@@ -364,8 +364,11 @@ async def test_subprotocols_of_all_header_lines(server: Server) -> None:
     cases: list[list[str]] = [["a, b", "c"], ["c,b,a"], ["a", "b", "a.b-c"], ["a,, b", ", c ,"], []]
     for values in cases:
         headers = [(name, value) for value in values]
+        offered = [p.strip() for v in values for p in v.split(",")]
+        if "" in offered and server.row.without("empty_subprotocols"):
+            async with server.raw("/handshake/subprotocols", expect=400, headers=headers):
+                continue
         async with server.raw("/handshake/subprotocols", headers=headers) as raw:
-            offered = [p.strip() for v in values for p in v.split(",")]
             assert await _told(raw) == [p for p in offered if p]
 
 
