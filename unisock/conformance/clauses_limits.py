@@ -279,6 +279,9 @@ async def test_a_number_of_many_digits_is_no_error(server: Server) -> None:
                 await raw.ended()
                 await server.settled(mark)  # its traceback is not the next test's
                 continue
+            if name == "Content-Length" and server.row.without("length_answer"):
+                await raw.ended()
+                continue
             accepts = name in ("Sec-WebSocket-Extensions", "X-Forwarded-Port")
             status = (await raw.read_head()).status
             if name == "Origin" and server.row.without("deferred_upgrade"):
