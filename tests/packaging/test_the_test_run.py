@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import os
 import runpy
 import subprocess
 import sys
@@ -31,6 +32,7 @@ def run_pytest(folder: Path, *arguments: str) -> subprocess.CompletedProcess[str
             *arguments,
         ],
         cwd=folder,
+        env={**os.environ, "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         check=False,
