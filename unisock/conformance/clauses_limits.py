@@ -241,7 +241,10 @@ async def test_a_malformed_request_is_400(server: Server) -> None:
     for name, bad in _MALFORMED.items():
         mark = server.log_mark()
         async with server.raw(bad.path, expect=None, **bad.request) as raw:
-            status = (await raw.read_head()).status
+            status = await _status(raw)
+            if status == 0:
+                assert server.row.without("malformed_answer"), name
+                continue
             if bad.lack and server.row.without(bad.lack):
                 assert status == 101, name
                 continue
@@ -257,6 +260,14 @@ async def test_a_malformed_request_is_400(server: Server) -> None:
         log = await server.settled(mark)
         assert not raw.events(), f"{name}: a handler ran"
         assert "Traceback" not in log or server.row.without("quiet_malformed"), f"{name}: {log}"
+
+
+async def _status(raw: RawClient) -> int:
+    """That of the answer; 0 where there is none."""
+    try:
+        return (await raw.read_head()).status
+    except asyncio.IncompleteReadError:
+        return 0
 
 
 _MANY_DIGITS = "9" * 5000
@@ -279,11 +290,11 @@ async def test_a_number_of_many_digits_is_no_error(server: Server) -> None:
                 await raw.ended()
                 await server.settled(mark)  # its traceback is not the next test's
                 continue
-            if name == "Content-Length" and server.row.without("length_answer"):
-                await raw.ended()
-                continue
             accepts = name in ("Sec-WebSocket-Extensions", "X-Forwarded-Port")
-            status = (await raw.read_head()).status
+            status = await _status(raw)
+            if status == 0:
+                assert server.row.without("malformed_answer"), name
+                continue
             if name == "Origin" and server.row.without("deferred_upgrade"):
                 assert (await raw.closed())[0] == 1008
             elif name == "Sec-WebSocket-Extensions" and server.row.without("odd_window_bits"):

@@ -182,7 +182,7 @@ _DAPHNE = {
     "absolute_host": "Daphne 4.2 goes by the Host header, whatever host the target names",
     "proxy": "Daphne 4.2 tells neither scheme nor prefix: its row believes no proxy",
     "empty_subprotocols": "Daphne 4.2 refuses a list of subprotocols with an empty element",
-    "length_answer": "Daphne 4.2 does not answer a Content-Length of many digits",
+    "malformed_answer": "Daphne 4.2 does not answer a Content-Length of many digits",
     "odd_window_bits": "Daphne 4.2 refuses a window size of many digits",
     "odd_origin": "Daphne 4.2 answers an Origin that is no URL with 400",
     "shutdown": "Daphne 4.2 cuts its connections when it stops",
