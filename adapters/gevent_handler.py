@@ -37,7 +37,7 @@ from websockets.server import ServerProtocol
 
 from unisock import Address
 from unisock.handshake import Handshake, client_address, split_target
-from unisock.printing import printable
+from unisock.printing import escaped
 
 # The sans-I/O protocol tells of each connection at level INFO.
 protocol_logger = logging.getLogger("unisock.protocol")
@@ -255,7 +255,7 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     def format_request(self) -> str:
         """As pywsgi's, in one line: a request line that is refused may hold anything."""
         line: str = super().format_request()
-        return printable(line)
+        return escaped(line)
 
     def answered(self, status: str, length: int) -> None:
         """Note that the handshake was answered, for WSGI and the access log."""

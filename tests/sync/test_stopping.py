@@ -184,7 +184,7 @@ def handler():
         print("finally", flush=True)
 
 async def main():
-    running = asyncio.create_task(ThreadWorkers().run("handler", handler, bool))
+    running = asyncio.create_task(ThreadWorkers(str).run("handler", handler, bool))
     await asyncio.to_thread(started.wait)
     running.cancel()
 
