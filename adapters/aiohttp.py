@@ -779,7 +779,7 @@ def _path_params(request: web.Request, template: PathTemplate | None) -> Mapping
 
 
 def _found(request: web.Request) -> Mapping[str, str]:
-    """What the router found, decoded as elsewhere: what is no UTF-8 becomes U+FFFD."""
+    """What the router found, decoded as elsewhere: bytes that are not UTF-8 become U+FFFD."""
     found = request.match_info
     # aiohttp 3.14 leaves such bytes as they are, and then they cannot be told from an
     # escaped percent sign.  So they are looked for in the path that it matches.

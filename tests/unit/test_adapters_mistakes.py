@@ -132,7 +132,7 @@ def test_a_verb_in_other_forms() -> None:
     class Other(Smallest):
         accept = decorated(Smallest.accept)
 
-        def close(self, code: int, reason: str) -> Awaitable[None]:  # type: ignore[override]
+        def close(self, code: int, reason: str) -> Awaitable[None]:  # type: ignore[override]  # on purpose
             return super().close(4000, reason)
 
     async def accept(ws: WebSocket) -> None:

@@ -362,7 +362,7 @@ def test_a_large_message_is_not_held_and_a_bomb_not_inflated() -> None:
             frame(CONT if n else BINARY, part, rsv=0 if n else 4, fin=n == len(parts) - 1)
             for n, part in enumerate(parts)
         )
-        assert held(lambda bare=bare, data=data: bare.feed(data)) < MiB  # type: ignore[misc]
+        assert held(lambda bare=bare, data=data: bare.feed(data)) < MiB  # type: ignore[misc]  # a lambda
         assert bare.ended == [(1009, "over 100000 bytes", False)]
     bare = Bare(max_message_size=100_000, deflate=AGREED)
     bare.feed(frame(BINARY, length=200_000, rsv=4))

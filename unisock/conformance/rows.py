@@ -115,7 +115,7 @@ _UVICORN_SANSIO = {
     "http_1_0": _H11_1_0,
     "status_at_stop": _500_AT_STOP,
     "header_answer": "uvicorn 0.54 websockets-sansio does not answer when a header is too long",
-    "quiet_utf8": "uvicorn 0.54 websockets-sansio logs a traceback for text that is no UTF-8",
+    "quiet_utf8": "uvicorn 0.54 websockets-sansio logs a traceback for text that is not UTF-8",
 }
 _UVICORN_WEBSOCKETS = {
     "absolute_form": f"uvicorn 0.54 {_ABSOLUTE}",
@@ -184,7 +184,7 @@ _DAPHNE = {
     "empty_subprotocols": "Daphne 4.2 refuses a list of subprotocols with an empty element",
     "malformed_answer": "Daphne 4.2 does not answer a Content-Length of many digits",
     "odd_window_bits": "Daphne 4.2 refuses a window size of many digits",
-    "odd_origin": "Daphne 4.2 answers an Origin that is no URL with 400",
+    "odd_origin": "Daphne 4.2 answers 400 to an Origin that is not a URL",
     "shutdown": "Daphne 4.2 cuts its connections when it stops",
     "prompt_log": "Daphne 4.2 logs an application's error up to a second later",
     "error_codes": "Daphne 4.2 ends the TCP connection on a protocol error",

@@ -285,7 +285,7 @@ class Wire:
                 self._write_at_once(piece)
             return DONE
         frame = connection.frame_of(data)
-        if self._joined is None and not self._inbox._messages:  # type: ignore[union-attr]
+        if self._joined is None and not self._inbox._messages:  # type: ignore[union-attr]  # set by `attach`
             self._write(frame)
         else:
             self._join(frame)
