@@ -59,8 +59,8 @@ class DirectServer(ABC):
 def direct_server(receive: Callable[..., Any], send: Callable[..., Any]) -> DirectServer | None:
     """The server whose two callables these are.
 
-    `None` where there is none, or where something stands between: middleware may do what it
-    likes with the events, so that there must be events.
+    `None` if the server is another one, or if middleware wraps its callables: middleware
+    needs the events, so they must be there.
     """
     server = getattr(receive, "__self__", None)
     if not isinstance(server, DirectServer):

@@ -95,7 +95,7 @@ class Preparation(Protocol):
         ...
 
     def __call__(self, answer: Answer, /) -> Answer:
-        """What is to be sent; where that is no 101 any more, the handshake is rejected.
+        """What is to be sent.  A status other than 101 rejects the handshake.
 
         May block.
         """
