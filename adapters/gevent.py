@@ -28,6 +28,7 @@ from unisock import Capabilities
 from unisock.handlers import MountedHandler
 from unisock.handshake import Handshake
 from unisock.transport import ConnectionLost, Inbox, Transport
+from unisock.wire.frames import message_frame
 
 from .gevent_handler import (
     answer_to_handshake,
@@ -48,35 +49,6 @@ _LARGE_READ_SIZE = 256 * 1024
 _HIGH_WATER = 64 * 1024
 # Small pieces are joined up to this size into one write.
 _WRITE_SIZE = 64 * 1024
-# A frame that is larger is made again for each connection.
-_MAX_KEPT = 64 * 1024
-
-
-class _LastFrame:
-    """The frame of the last message: what is sent to many is made once.
-
-    A server's frames are alike on all connections that have no extensions, as here.
-    """
-
-    def __init__(self) -> None:
-        # Message and frame at once: threads may serve side by side.
-        self._last: tuple[str | bytes | None, bytes] = (None, b"")
-
-    def of(self, data: str | bytes) -> bytes:
-        """The frame of a message (RFC 6455, section 5.2)."""
-        last, frame = self._last
-        if data is last:
-            return frame
-        if isinstance(data, str):
-            frame = Frame(Opcode.TEXT, data.encode()).serialize(mask=False)
-        else:
-            frame = Frame(Opcode.BINARY, data).serialize(mask=False)
-        if len(frame) <= _MAX_KEPT:
-            self._last = (data, frame)
-        return frame
-
-
-_last_frame = _LastFrame()
 
 
 class _NeverAccepted(Exception):
@@ -233,7 +205,7 @@ class GeventTransport(Transport):
             await self._until_written()
         if not self._is_open():
             raise ConnectionLost
-        self._write(_last_frame.of(data))
+        self._write(message_frame(data))
 
     async def close(self, code: int, reason: str) -> None:
         """Send a close frame; the peer has the close timeout to answer it."""

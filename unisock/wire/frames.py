@@ -146,7 +146,7 @@ class _LastFrame:
             payload, heads, opcode = message, _BINARY_HEADS, BINARY
         size = len(payload)
         frame = heads[size] + payload if size < 126 else build_frame(opcode, payload)
-        if size <= _MAX_KEPT:
+        if len(frame) <= _MAX_KEPT:
             self._last = (message, frame)
         return frame
 

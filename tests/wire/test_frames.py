@@ -5,7 +5,7 @@ from __future__ import annotations
 import pytest
 
 from tests.benchmarks.client import frame
-from unisock.adapters.gevent import _MAX_KEPT, _LastFrame
+from unisock.wire.frames import _MAX_KEPT, _LastFrame
 
 TEXT, BINARY = 1, 2
 
