@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import functools
 import logging
+import threading
 from collections.abc import Callable
 from contextlib import suppress
 from typing import Any, cast
@@ -659,7 +660,8 @@ def test_a_coroutine_that_is_closed_awaits_nothing(form: str, where: str) -> Non
             await serving
 
         begun.append(asyncio.create_task(begin()))
-        await transport.until(lambda: transport.sent)
+        # A thread that has not called yet could call a loop that is closed meanwhile.
+        await transport.until(lambda: transport.inbox and transport.inbox.is_awaited)
         await settle()
         if where == "another task":
             _close(serving, form)
@@ -677,6 +679,10 @@ def test_a_coroutine_that_is_closed_awaits_nothing(form: str, where: str) -> Non
         loop.run_until_complete(asyncio.gather(*left, return_exceptions=True))
     finally:
         loop.close()
+    for thread in threading.enumerate():
+        if "_abandoned_handlers" in thread.name:
+            thread.join(10)
+            assert not thread.is_alive()
     assert told == (["finally"] if form in ("function", "raises") else [])
 
 
