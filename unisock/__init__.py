@@ -18,11 +18,13 @@ from .options import Options
 from .sync_websocket import SyncWebSocket
 from .transport import Capabilities
 from .websocket import WebSocket
+from .wire.deflate import Deflate
 
 __all__ = [
     "URL",
     "Address",
     "Capabilities",
+    "Deflate",
     "Handler",
     "HandshakeRejected",
     "InvalidMessage",

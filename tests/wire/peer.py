@@ -15,6 +15,7 @@ from unisock.testing.wires import MemoryHandshake
 from unisock.wire.carrier import WriteGauge
 from unisock.wire.deflate import Deflate
 from unisock.wire.opening import check_opening
+from unisock.wire.options import WireOptions
 from unisock.wire.transport import WireTransport
 
 CONT, TEXT, BINARY, CLOSE, PING, PONG = 0, 1, 2, 8, 9, 10
@@ -193,14 +194,16 @@ class Session:
         mounted = prepare(handler, options)
         self.carrier = MemoryCarrier()
         handshake = MemoryHandshake(raw_headers=(*HEADERS, *headers))
-        opening = check_opening("GET", "1.1", handshake.raw_headers, deflate=compression)
+        wire_options = WireOptions(
+            ping_interval=ping_interval, ping_timeout=ping_timeout, compression=compression
+        )
+        opening = check_opening("GET", "1.1", handshake.raw_headers, deflate=wire_options.deflate)
         self.transport = WireTransport(
             handshake,
             self.carrier,
             opening,
             mounted.options,
-            ping_interval=ping_interval,
-            ping_timeout=ping_timeout,
+            wire_options,
         )
         self.wire = self.transport.wire
         self.carrier.carry(self.wire)

@@ -9,6 +9,7 @@
 `connection`    bytes in, messages out; fragments, control frames, the closing handshake
 `keepalive`     pings, and when a silent peer counts as gone (section 5.5.2)
 `carrier`       what a socket must give
+`options`       those of a connection: pings and compression
 `driver`        a `Connection` on a carrier: pauses, back-pressure, the end
 `transport`     the verbs of `unisock.transport.Transport` on all that
 ==============  ==================================================================

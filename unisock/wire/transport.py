@@ -13,6 +13,9 @@ from unisock.transport import Capabilities, Inbox, Transport
 from .carrier import Carrier
 from .driver import Wire
 from .opening import Opening, build_response
+from .options import WireOptions
+
+_DEFAULTS = WireOptions()
 
 
 class WireTransport(Transport):
@@ -23,8 +26,7 @@ class WireTransport(Transport):
         carrier: the socket, which calls `wire`.
         opening: what `unisock.wire.opening.check_opening` has made of the request.
         options: those of the handler.
-        ping_interval: seconds between two pings; `None`: none are sent.
-        ping_timeout: seconds without a sign of life after a ping; `None`: any.
+        wire_options: those of the connection.
         runtime: what the handler waits with.
 
     Attributes:
@@ -39,17 +41,15 @@ class WireTransport(Transport):
         carrier: Carrier,
         opening: Opening,
         options: Options,
+        wire_options: WireOptions = _DEFAULTS,
         *,
-        ping_interval: float | None = 20.0,
-        ping_timeout: float | None = 20.0,
         runtime: Runtime = ASYNCIO,
     ) -> None:
         self.handshake = handshake
         self.runtime = runtime
         self._opening = opening
         self._options = options
-        self._ping_interval = ping_interval
-        self._ping_timeout = ping_timeout
+        self._wire_options = wire_options
         self.wire = Wire(carrier, runtime.waiter_factory())
 
     def start(self, inbox: Inbox) -> None:
@@ -69,8 +69,8 @@ class WireTransport(Transport):
             response,
             max_message_size=self._options.max_message_size,
             deflate=self._opening.deflate,
-            ping_interval=self._ping_interval,
-            ping_timeout=self._ping_timeout,
+            ping_interval=self._wire_options.ping_interval,
+            ping_timeout=self._wire_options.ping_timeout,
         )
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
