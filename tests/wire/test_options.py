@@ -16,7 +16,7 @@ def test_seconds_are_above_0_or_none(name: str) -> None:
     assert getattr(WireOptions(**{name: None}), name) is None
     for value in (0, -1, math.nan, math.inf):
         with pytest.raises(ValueError, match=f"{name}= is above 0 and finite, or None"):
-            WireOptions(**{name: value})
+            WireOptions(**{name: value})  # type: ignore[arg-type]  # the name is not a literal
     for other in ("20", True):
         with pytest.raises(TypeError, match=f"{name}= takes a number or None"):
             WireOptions(**{name: other})  # type: ignore[arg-type]  # that is the mistake
