@@ -127,7 +127,7 @@ def test_the_command_is_installed() -> None:
 
 
 PUBLIC = {
-    "Address", "Capabilities", "Handler", "HandshakeRejected", "InvalidMessage", "InvalidState",
+    "Address", "Capabilities", "Deflate", "Handler", "HandshakeRejected", "InvalidMessage", "InvalidState",
     "JSONCodec", "Options", "SocketView", "State", "SyncWebSocket", "URL", "UnisockError",
     "WebSocket", "WebSocketDisconnect", "WebSocketEndpoint", "WebSocketException", "mount",
     "on_message",
