@@ -1,7 +1,7 @@
 """The server process of the in-memory row: ``python serve.py PORT``.
 
 A bridge: each connection of a client goes on in memory, as `unisock.testing.connect`
-has them.  What is of HTTP and of frames is done here, by the `websockets` package.
+has them.  `unisock.wire` has the frames, and h11 the head of the request.
 """
 
 from __future__ import annotations
@@ -15,15 +15,10 @@ from contextlib import suppress
 from typing import cast
 from urllib.parse import parse_qs, unquote
 
-from websockets import http11
-from websockets.datastructures import Headers
-from websockets.exceptions import InvalidMessage, InvalidState
-from websockets.extensions.permessage_deflate import ServerPerMessageDeflateFactory
-from websockets.frames import DATA_OPCODES, Frame, Opcode
-from websockets.protocol import OPEN
-from websockets.server import ServerProtocol
+import h11
 
-from unisock import Address, WebSocketDisconnect
+from unisock import Address, Deflate, WebSocketDisconnect
+from unisock.asyncio_carrier import AsyncioCarrier
 from unisock.conformance.clauses_mounting import tell_room
 from unisock.conformance.harness import journal_as, load_clauses, mounted
 from unisock.options import OptionsDict
@@ -31,12 +26,19 @@ from unisock.paths import PathTemplate
 from unisock.testing import Peer
 from unisock.testing.connecting import Request
 from unisock.testing.watching import WatchedHandler
-from unisock.testing.wires import Answer, MemoryWire
+from unisock.testing.wires import MemoryWire
+from unisock.transport import ConnectionLost, Inbox
+from unisock.wire.driver import Wire
+from unisock.wire.opening import Opening, Refusal, build_response, check_opening
 
 logger = logging.getLogger("memory")
 
 bridges: set[Bridge] = set()
 MADE_ANEW = ("host", "upgrade", "connection", "sec-websocket-key", "sec-websocket-version")
+ALL = 1 << 62
+# What is read of a client before the peer in memory has taken it.
+READ_AHEAD = 65536
+MAX_HEAD = 65536
 
 mounted("/by-hand/{room}")(tell_room)
 ROUTES = [
@@ -46,22 +48,23 @@ ROUTES = [
 ]
 
 
-def open_wire(request: http11.Request, client: Address) -> MemoryWire | None:
-    """The connection in memory that a client asks for, if there is such a path."""
-    path = unquote(request.path.partition("?")[0])
-    hosts = request.headers.get_all("host")
+def open_memory(target: str, headers: list[tuple[str, str]], client: Address) -> MemoryWire:
+    """The connection in memory that a client asks for.
+
+    Raises:
+        Refusal: there is no such path.
+    """
+    path = unquote(target.partition("?")[0])
+    (host,) = [value for name, value in headers if name.lower() == "host"]
     template, handler = next((r for r in ROUTES if r[0].match(path) is not None), (None, None))
     if template is None or handler is None:
-        return None
+        raise Refusal(404, b"")
     asked = Request(
         scheme="ws",
-        host=hosts[0],
-        target=request.path,
+        host=host,
+        target=target,
         template=template,
-        headers=[
-            *((n, v) for n, v in request.headers.raw_items() if n.lower() not in MADE_ANEW),
-            *(("Host", host) for host in hosts[1:]),
-        ],
+        headers=[(name, value) for name, value in headers if name.lower() not in MADE_ANEW],
         subprotocols=(),  # among the headers
         client=client,
         state={"left_by_middleware": "yes"},
@@ -71,129 +74,144 @@ def open_wire(request: http11.Request, client: Address) -> MemoryWire | None:
     return MemoryWire(watched, asked.in_memory())
 
 
-class Bridge:
+class Bridge(asyncio.Protocol):
     """One client on a socket, and its connection in memory."""
 
-    def __init__(self, reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
-        self._reader = reader
-        self._writer = writer
-        self._http = ServerProtocol(max_size=None, extensions=[ServerPerMessageDeflateFactory()])
-        self._frames: list[Frame] = []
-        self._serving: asyncio.Task[None] | None = None
+    def __init__(self) -> None:
+        self._http = h11.Connection(h11.SERVER)
+        self._has_head = False
+        self._read = 0
+        self._inbox = Inbox(max_messages=1, max_size=READ_AHEAD, max_message_size=ALL)
+        self._running: asyncio.Task[None] | None = None
         self.peer: Peer | None = None
 
-    async def run(self) -> None:
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """A client has connected."""
+        self._transport = cast(asyncio.Transport, transport)
+        loop = asyncio.get_running_loop()
+        self._wire = Wire(AsyncioCarrier(self._transport, loop), loop.create_future)
+        self._wire.attach(self._inbox, max_early=READ_AHEAD, close_timeout=10.0)
+
+    def data_received(self, data: bytes) -> None:
+        """The head of a request, and then frames."""
+        if self._has_head:
+            self._wire.data_received(data)
+            return
+        self._read += len(data)
+        try:
+            self._http.receive_data(data)
+            request = self._http.next_event()
+            if isinstance(request, h11.Request):
+                self._has_head = True
+                early = self._http.trailing_data[0]
+                # h11 has no limit for a head that comes whole.
+                if self._read - len(early) > MAX_HEAD:
+                    raise Refusal(431, b"")
+                self._on_request(request)
+                self._wire.data_received(early)
+        except h11.RemoteProtocolError as exc:
+            self._refuse(Refusal(exc.error_status_hint, b""))
+        except Refusal as refusal:
+            self._refuse(refusal)
+
+    def eof_received(self) -> None:
+        """The client sends nothing more."""
+        self._wire.eof_received()
+
+    def pause_writing(self) -> None:
+        """The client does not read."""
+        self._wire.pause_writing()
+
+    def resume_writing(self) -> None:
+        """It does again."""
+        self._wire.resume_writing()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """The connection has ended."""
+        self._wire.connection_lost()
+
+    def _refuse(self, refusal: Refusal) -> None:
+        self._has_head = True
+        self._wire.refuse(refusal.response())
+
+    def _on_request(self, request: h11.Request) -> None:
+        target = request.target.decode("latin-1")
+        headers = [
+            (name.decode("latin-1"), value.decode("latin-1"))
+            for name, value in request.headers.raw_items()
+        ]
+        if target.startswith("/page"):
+            raise Refusal(200, b"the page")
+        method, version = request.method.decode(), request.http_version.decode()
+        opening = check_opening(method, version, headers, deflate=Deflate())
+        address = Address(*self._transport.get_extra_info("peername"))
+        memory = open_memory(target, headers, address)
+        self.peer = Peer(memory, timeout=3600.0)  # the suite has its own timeouts
+        self._running = asyncio.create_task(self._run(opening, memory, self.peer, target))
+
+    async def _run(self, opening: Opening, memory: MemoryWire, peer: Peer, target: str) -> None:
         """Go on until both ends have ended."""
         bridges.add(self)
-        with suppress(ConnectionError):
-            while data := await self._reader.read(65536):
-                self._http.receive_data(data)
-                if isinstance(self._http.handshake_exc, InvalidMessage):  # it was not parsed
-                    self._writer.write(b"HTTP/1.1 400 Bad Request\r\nConnection: close\r\n\r\n")
-                self._flush()
-                for event in self._http.events_received():
-                    if isinstance(event, http11.Request):
-                        self._on_request(event)
-                    elif isinstance(event, Frame) and self.peer and event.opcode in DATA_OPCODES:
-                        await self._on_frame(event, self.peer)
-                # The client's own, or the one with which its connection has failed.
-                close = self._http.close_rcvd or self._http.close_sent
-                if close is not None and self.peer is not None:
-                    await self.peer.close(None if close.code == 1005 else close.code, close.reason)
-        self._http.receive_eof()
-        self._flush()
-        if self.peer is not None and self._serving is not None:
-            self.peer.vanish()
-            await self._serving
-        self._writer.close()
-        bridges.remove(self)
-
-    def _on_request(self, request: http11.Request) -> None:
-        reply = self._http.accept(request)
-        if request.path.startswith("/page"):
-            reply = self._http.reject(200, "the page")
-        elif not request.headers.get_all("host"):
-            reply = self._http.reject(400, "")
-        elif reply.status_code == 101:
-            wire = open_wire(request, Address(*self._writer.get_extra_info("peername")))
-            if wire is not None:
-                self.peer = peer = Peer(wire, timeout=3600.0)  # the suite has its own timeouts
-                self._serving = asyncio.create_task(self._serve(wire, peer, request.path, reply))
-                return
-            reply = self._http.reject(404, "")
-        self._http.send_response(reply)
-        self._flush()
-
-    async def _on_frame(self, frame: Frame, peer: Peer) -> None:
-        self._frames.append(frame)
-        if not frame.fin:
-            return
-        data = b"".join(bytes(each.data) for each in self._frames)
-        first, self._frames = self._frames[0], []
-        try:
-            await peer.send(data.decode() if first.opcode is Opcode.TEXT else data)
-        except UnicodeDecodeError:
-            self._http.fail(1007)
-            self._flush()
-        except WebSocketDisconnect:
-            return  # the handler has closed, and receives no more
-
-    async def _serve(self, wire: MemoryWire, peer: Peer, path: str, reply: http11.Response) -> None:
-        """Give the client the handler's answer, messages and close; wait for its end."""
-        answer = await wire.open()
-        with suppress(ConnectionError, InvalidState):  # the client has gone, or has closed
-            if not self._http.eof_sent:
-                self._http.send_response(_response(answer, reply))
-                self._flush()
-            while self._http.state is OPEN:
-                await self._send_next(peer)
-        assert wire.watch is not None
-        await asyncio.wrap_future(wire.watch.done)
-        if isinstance(error := wire.watch.error, Exception):
-            connection_id = parse_qs(path.partition("?")[2])["id"][0]
+        hearing = asyncio.create_task(self._hear(peer))
+        answer = await memory.open()
+        headers = list(answer.headers.items())
+        with suppress(ConnectionLost):  # the client has gone, or has closed
+            if answer.status_code != 101:
+                self._wire.refuse(build_response(answer.status_code, answer.body, headers))
+            else:
+                self._wire.open(
+                    opening.response(answer.subprotocol, headers),
+                    max_message_size=ALL,
+                    deflate=opening.deflate,
+                    ping_interval=None,
+                    ping_timeout=None,
+                )
+                while True:
+                    await self._tell(peer)
+        assert memory.watch is not None
+        await asyncio.wrap_future(memory.watch.done)
+        if isinstance(error := memory.watch.error, Exception):
+            connection_id = parse_qs(target.partition("?")[2])["id"][0]
             journal_as(connection_id, "framework-error", type=type(error).__name__)
             logger.error("the handler failed", exc_info=error)
+        await hearing
+        await self._wire.wait_lost()
+        bridges.remove(self)
 
-    async def _send_next(self, peer: Peer) -> None:
+    async def _hear(self, peer: Peer) -> None:
+        """Give the handler the client's messages, and its close."""
+        with suppress(WebSocketDisconnect):
+            while True:
+                message = await self._inbox.get()
+                with suppress(WebSocketDisconnect):  # the handler has closed
+                    await peer.send(message)
+        assert self._inbox.ended is not None
+        code, reason = self._inbox.ended
+        if code == 1006:
+            peer.vanish()
+        else:
+            await peer.close(None if code == 1005 else code, reason)
+
+    async def _tell(self, peer: Peer) -> None:
+        """Give the client the handler's next message, or its close."""
         try:
             message = await peer.receive()
         except WebSocketDisconnect as exc:
             if exc.code == 1006:
-                self._writer.transport.abort()
-                raise ConnectionAbortedError from exc
-            self._http.send_close(exc.code, exc.reason)
+                self._transport.abort()
+                raise ConnectionLost from exc
+            await self._wire.close(exc.code, exc.reason)
         else:
-            if isinstance(message, str):
-                self._http.send_text(message.encode())
-            else:
-                self._http.send_binary(message)
-        self._flush()
-        await self._writer.drain()
-
-    def _flush(self) -> None:
-        with suppress(OSError):  # the client was first
-            for data in self._http.data_to_send():
-                if data:
-                    self._writer.write(data)
-                else:
-                    self._writer.write_eof()
-
-
-def _response(answer: Answer, reply: http11.Response) -> http11.Response:
-    """What a handler has answered, in HTTP."""
-    headers = reply.headers if answer.status_code == 101 else Headers(Connection="close")
-    headers.update(answer.headers.items())
-    if answer.subprotocol is not None:
-        headers["Sec-WebSocket-Protocol"] = answer.subprotocol
-    return http11.Response(answer.status_code, "", headers, answer.body)
+            await self._wire.send(message)
 
 
 async def main(port: int) -> None:
     """Serve until a signal comes; then stop the handlers as servers do."""
     stopping = asyncio.Event()
+    loop = asyncio.get_running_loop()
     for number in (signal.SIGTERM, signal.SIGINT):
-        asyncio.get_running_loop().add_signal_handler(number, stopping.set)
-    server = await asyncio.start_server(lambda *both: Bridge(*both).run(), "127.0.0.1", port)
+        loop.add_signal_handler(number, stopping.set)
+    server = await loop.create_server(Bridge, "127.0.0.1", port)
     await stopping.wait()
     server.close()
     for peer in [bridge.peer for bridge in bridges if bridge.peer is not None]:
