@@ -112,11 +112,7 @@ async def sends_large(ws):
     async with asyncio.TaskGroup() as group:
         for letter in "abcd":
             group.create_task(send_all(letter))
-    sending = asyncio.create_task(ws.send("e" * 3_000_000))
-    for _ in range(5):  # until it is in its thread
-        await asyncio.sleep(0)
-    sending.cancel()
-    late = asyncio.create_task(ws.send("f" * 3_000_000))
+    late = asyncio.create_task(ws.send("e" * 3_000_000))
     await asyncio.sleep(0)
     await ws.close(4000, "all sent")
     await asyncio.gather(late, return_exceptions=True)
@@ -143,7 +139,7 @@ for each in (*plain, waits):
 mount(app, "/goes-on", closes_and_goes_on, max_queue=1)
 mount(app, "/ends", closes_and_ends, max_queue=1, close_timeout=3600)
 mount(app, "/small", echo, max_message_size=1000, close_timeout=1)
-mount(app, "/plain", sends_large, compress=False)
+mount(app, "/plain", sends_large, compression=None)
 mount(app, "/pinged", never_receives, ping_interval=0.1, ping_timeout=0.3, close_timeout=1)
 mount(app, "/pinged-often", never_receives, ping_interval=0.1, ping_timeout=600)
 mount(app, "/pinged-for-ever", never_receives, ping_interval=0.1, ping_timeout=None)
@@ -370,7 +366,7 @@ class TestHandshake:
         assert answer.split(b" ")[1] == status, answer
         assert b"X-Prepared: %s\r\n" % status in answer
         if status == b"426":
-            assert b"Sec-WebSocket-Version: 13\r\n" in answer
+            assert b"sec-websocket-version: 13\r\n" in answer
 
     def test_a_body_of_no_bytes(self, server: Server) -> None:
         request = HANDSHAKE.replace(b"Host: x", b"Host: x\r\nContent-Length: 0")
@@ -474,7 +470,6 @@ class TestConnections:
             sizes = [len(message) for message in got if message[0] == letter]
             assert sizes == [100, 50_000, 10, 300_000, 17_000]
         assert all(set(message) == {message[0]} for message in got)
-        # One that was given up was being compressed still, and came before the close.
         assert got[20:] == ["e" * 3_000_000]
         assert client.close_code == 4000
 
@@ -486,7 +481,9 @@ class TestConnections:
                 opcodes.append(opcode)
                 if opcode == CLOSE:
                     client.socket.shutdown(socket.SHUT_WR)
-        assert opcodes == [TEXT] * 21 + [CLOSE]
+        # The last message is sent whole, or not at all where it had to wait.
+        assert opcodes[20:] in ([TEXT, CLOSE], [CLOSE])
+        assert opcodes[:20] == [TEXT] * 20
 
 
 class TestKeepalive:
