@@ -331,7 +331,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
         "fastapi": Framework(_fastapi, _Uvicorn, ("fastapi", "uvicorn"), _PROTOCOLS),
         "falcon": Framework(_falcon, _Uvicorn, ("falcon", "uvicorn"), _PROTOCOLS),
         "flask": Framework(_flask, _Gevent, ("flask", "gevent", "geventwebsocket", "websockets")),
-        "aiohttp": Framework(_aiohttp, _Aiohttp, ("aiohttp",)),
+        "aiohttp": Framework(_aiohttp, _Aiohttp, ("aiohttp", "websockets")),
     }
 )
 """The frameworks by name; ``--on all`` counts their ports in this order."""

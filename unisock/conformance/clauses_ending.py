@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -360,6 +361,44 @@ async def test_closed_turns_true_and_wait_closed_gives_the_code(server: Server) 
         code, _ = server.row.sees(4003, "")
         closed = await client.journal("closed")
         assert closed == {"before": False, "after": True, "codes": [code] * 3}
+
+
+@mounted("/ending/before-accept", handler_timeout=6)
+async def wait_before_accept(ws: WebSocket) -> None:
+    """Wait for the end, and never accept."""
+    start = time.monotonic()
+    journal(ws, "waiting")
+    code = await ws.wait_closed()
+    journal(ws, "noticed", code=code, seconds=time.monotonic() - start)
+
+
+async def _leave_before_accept(server: Server, early: bytes, how: str) -> None:
+    async with server.raw("/ending/before-accept", expect=None) as raw:
+        await raw.journal("waiting")
+        await raw.send(early)
+        if how == "reset":
+            raw.reset()
+        else:
+            await raw.eof()
+        noticed = await raw.journal("noticed")
+        assert noticed["code"] == 1006, (len(early), how)
+        # Where the server does not tell of it, the handler's time ends.
+        is_late = noticed["seconds"] > 5
+        if is_late and len(early) > 100_000 and server.row.without("large_early_end"):
+            return
+        assert is_late is server.row.without("early_end"), (len(early), how)
+
+
+@clause("6.3", "10.3")
+async def test_an_end_before_accept_is_noticed_behind_what_came_early(server: Server) -> None:
+    """Behind a small message and a large one; by the stream's end and by a reset."""
+    await asyncio.gather(
+        *(
+            _leave_before_accept(server, early, how)
+            for early in (frame(1, b"early"), frame(2, bytes(200_000)))
+            for how in ("eof", "reset")
+        )
+    )
 
 
 # 6.4 while_connected
