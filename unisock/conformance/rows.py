@@ -148,7 +148,7 @@ _HYPERCORN = {
     "close_code": "hypercorn 0.18 tells the application 1006, whatever the peer said",
     "close_reason": "hypercorn 0.18 tells the application no reason",
     "failing_send": "hypercorn 0.18 lets sends to a peer that has gone pass: a receive tells",
-    "early_end": "hypercorn 0.18 tells nothing of a peer that leaves behind an early message",
+    "early_end": "hypercorn 0.18 tells nothing of a stream that ends behind an early message",
     "unread_close": "hypercorn 0.18 tells nothing of a close of a peer that does not read",
     "unread_shutdown": "hypercorn 0.18 does not end while a peer does not read",
     "compressed_fragments": f"{_WSPROTO} does not inflate the fragments that follow a ping",
