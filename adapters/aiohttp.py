@@ -151,6 +151,7 @@ class AiohttpTransport(WireTransport):
 
     Attributes:
         response: what was answered, if anything was.
+        abort: cuts the connection.
     """
 
     framework_answers = True
@@ -167,6 +168,7 @@ class AiohttpTransport(WireTransport):
         connection = request.transport
         assert connection is not None  # see `_sessions_of`
         carrier = AsyncioCarrier(connection, asyncio.get_running_loop())
+        self.abort = connection.abort
         super().__init__(handshake, carrier, opening, options, wire_options)
         protocol = _Protocol(request.protocol, self.wire)
         request.protocol.set_parser(cast(Any, protocol))
@@ -439,25 +441,24 @@ class _Sessions:
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # aiohttp's
         """Close every connection, and do as aiohttp does."""
         self.closed = True
-        stops = [
-            asyncio.create_task(_stop(session, transport))
-            for session, (transport, _) in self._running.items()
-        ]
-        await asyncio.gather(self._cut(timeout), self._cancel_late(timeout and timeout / 2))
-        for stop in stops:  # of a peer that has not read the close frame in that time
-            stop.cancel()
+        await asyncio.gather(
+            *(_stop(session, transport) for session, (transport, _) in self._running.items()),
+            self._cut(timeout),
+            self._cancel_late(timeout and timeout / 2),
+        )
 
     async def _cancel_late(self, seconds: float | None) -> None:
-        """Cancel the handlers that have not ended by then.
+        """Cancel the handlers that have not ended by then, and cut peers that do not read.
 
         aiohttp cancels when all of its time is over, and needs the same again for what they
         do then.  gunicorn allows the worker that time alone, and kills it before.
         """
-        tasks = [task for _, task in self._running.values()]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
+        running = {task: transport for transport, task in self._running.values()}
+        if running:
+            _, late = await asyncio.wait(running, timeout=seconds)
             for task in late:
                 task.cancel()
+                running[task].abort()
 
     async def serve(self, mounted: MountedHandler, transport: AiohttpTransport) -> None:
         """Serve a connection to its end."""
