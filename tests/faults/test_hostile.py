@@ -173,7 +173,7 @@ def test_the_others_during_a_flood(tmp_path: Path, row: str, what: str) -> None:
     first, one = _WITHOUT_END[what]
     piece = one * (262_144 // len(one))
     stop = threading.Event()
-    sent = []
+    sent: list[int] = []
 
     def flood(peer: Peer) -> None:
         with contextlib.suppress(OSError):  # its end
@@ -197,7 +197,7 @@ def test_the_others_during_a_flood(tmp_path: Path, row: str, what: str) -> None:
             thread.start()
         app.eventually(lambda: len(sent) > 4)
         before = len(sent)
-        waited = []
+        waited: list[float] = []
         while len(waited) < 15 or len(sent) == before:
             start = time.perf_counter()
             check_echo(healthy)
