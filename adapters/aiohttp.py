@@ -2,55 +2,41 @@
 
 For ``web.run_app``, `web.AppRunner`, and gunicorn with aiohttp's worker.
 
-`web.WebSocketResponse` is passed by, for it leaves too little in the hands of who
-uses it (aiohttp 3.14): a close frame is answered while somebody receives and at no
-other time; a close while somebody receives ends the TCP connection at once, without
-waiting for the answer; a send that is cancelled while it waits cancels the others
-that wait; unmasked frames are taken.
-What it is made of is used instead: aiohttp's own reader and writer of frames.
+aiohttp reads the head of the handshake, finds the route, runs the middleware, and sends the
+answer.  Then the connection is that of `unisock.wire`.
 """
 
 from __future__ import annotations
 
 import asyncio
-import base64
 import contextvars
-import hashlib
 import re
-import zlib
 from collections.abc import Awaitable, Callable, Iterable, Mapping, MutableMapping
-from contextlib import suppress
 from dataclasses import dataclass
 from typing import Any, NamedTuple, TypeAlias, Unpack, cast
 from urllib.parse import unquote
 
-from aiohttp import EofStream, WebSocketError, WSMsgType, hdrs, web
-from aiohttp._websocket.reader_py import WebSocketDataQueue, WebSocketReader
-from aiohttp.http import WS_KEY, HttpVersion11, WebSocketWriter, ws_ext_gen, ws_ext_parse
+from aiohttp import hdrs, web
 from aiohttp.web_urldispatcher import MatchInfoError
 from multidict import CIMultiDict
 
-from unisock import Address, Capabilities, Handler, UnisockError
-from unisock.errors import check_close_code
+from unisock import Address, Handler, UnisockError
+from unisock.asyncio_carrier import AsyncioCarrier
 from unisock.handlers import MountedHandler, prepare
 from unisock.handshake import Handshake, client_address
 from unisock.options import Options, OptionsDict
 from unisock.paths import CONVERTERS, Parameter, PathTemplate
 from unisock.runtime import adopt
 from unisock.session import Session
-from unisock.transport import ConnectionLost, Disconnect, HTTPError, Inbox, PullTransport
-from unisock.websocket import cut_reason
+from unisock.transport import ConnectionLost, HTTPError
+from unisock.wire.driver import Wire
+from unisock.wire.opening import Opening, Refusal, check_opening
+from unisock.wire.options import Compression, WireOptions
+from unisock.wire.transport import WireTransport
 
 View: TypeAlias = Callable[[web.Request], Awaitable[web.StreamResponse]]
 
 APPLICATIONS = (web.Application, web.UrlDispatcher, web.RouteTableDef)
-
-# What aiohttp's queue holds before it stops to read from the socket.
-_QUEUE_SIZE = 32 * 1024
-# The writer never waits by itself: `AiohttpTransport.send` does, before it writes.
-_NO_LIMIT = 1 << 62
-# Above this aiohttp compresses in a thread.
-_SYNC_SIZE = 16 * 1024
 
 
 class AiohttpHandshake(Handshake):
@@ -126,298 +112,98 @@ def _client(request: web.Request) -> Address | None:
     return client_address(host, peer[1] if host is peer[0] else 0)
 
 
-class _FrameReader(WebSocketReader):
-    """aiohttp's reader of frames, which looks at what that leaves out.
+class _Protocol(asyncio.Protocol):
+    """Takes the connection from aiohttp's protocol, and calls the wire.
 
-    The one in Python, for the compiled one cannot be extended: `_handle_frame` and
-    `_has_mask` are those of aiohttp 3.14.2 to 3.14.5.
-
-    Attributes:
-        heard: set by anything that comes.
+    By `set_protocol`, asyncio's own way to hand a connection on.  aiohttp's protocol tells
+    nobody when writing pauses, and drops what it reads once the server stops.  What it has
+    read behind the head of the handshake it gives to `set_parser`, as to its own WebSockets,
+    and does not take for another request then.  That is no documented interface, but a
+    public one.  Seen in aiohttp 3.14.2 to 3.14.5.
     """
 
-    def __init__(
-        self, queue: WebSocketDataQueue, limit: int, compress: bool, on_lost: Callable[[], None]
-    ) -> None:
-        # To aiohttp a message of exactly the limit is too large.
-        super().__init__(queue, limit + 1, compress=compress, decode_text=True)
-        self.heard = asyncio.Event()
-        self._on_lost = on_lost
+    def __init__(self, aiohttp: web.RequestHandler, wire: Wire) -> None:
+        self._aiohttp = aiohttp
+        self._wire = wire
+        # The wire's own: each message would pass through a method.
+        self.data_received = wire.data_received  # type: ignore[method-assign]
+        self.eof_received = wire.eof_received  # type: ignore[method-assign]
+        self.pause_writing = wire.pause_writing  # type: ignore[method-assign]
+        self.resume_writing = wire.resume_writing  # type: ignore[method-assign]
 
-    def feed_data(self, data: bytes | bytearray | memoryview) -> tuple[bool, bytes]:
-        """Take what came; after an error it is dropped."""
-        self.heard.set()
-        super().feed_data(data)
-        return False, b""  # never the end: who sends on is to read the close frame
+    def connection_lost(self, exc: Exception | None) -> None:
+        """For aiohttp it has ended too."""
+        self._wire.connection_lost()
+        self._aiohttp.connection_lost(exc)
+
+    # aiohttp's calls
+
+    def feed_data(self, data: bytes) -> None:
+        """What has come behind the head."""
+        self._wire.data_received(data)
 
     def feed_eof(self) -> None:
-        """The connection is lost."""
-        super().feed_eof()
-        self._on_lost()
-
-    def _handle_frame(self, fin: bool, opcode: int, payload: Any, compressed: int) -> None:
-        if not self._has_mask:
-            raise WebSocketError(1002, "a client masks its frames")
-        try:
-            super()._handle_frame(fin, opcode, payload, compressed)
-        except zlib.error as exc:  # from where it would break the connection
-            raise WebSocketError(1007, "compressed data is broken") from exc
+        """`connection_lost` has told of it."""
 
 
-class AiohttpTransport(PullTransport):
+class AiohttpTransport(WireTransport):
     """A connection whose handshake aiohttp has routed.
 
     Attributes:
         response: what was answered, if anything was.
-        lost: set when the TCP connection has ended.
+        abort: cuts the connection.
     """
 
-    capabilities = Capabilities()
     framework_answers = True
-    _inbox: Inbox
 
     def __init__(
         self,
         handshake: AiohttpHandshake,
+        opening: Opening,
         options: Options,
-        *,
-        ping_interval: float | None,
-        ping_timeout: float | None,
-        compress: bool,
+        wire_options: WireOptions,
     ) -> None:
-        self.handshake = handshake
         request = self._request = handshake.request
         self.response: web.StreamResponse | None = None
-        self._protocol = request.protocol
-        assert request.transport is not None  # see `_sessions_of`
-        self._connection = request.transport
-        self._options = options
-        self._ping_interval = ping_interval
-        self._ping_timeout = ping_timeout
-        bits, no_takeover = _compression(request) if compress else (0, False)
-        self._writer = WebSocketWriter(
-            self._protocol, self._connection, compress=bits, notakeover=no_takeover, limit=_NO_LIMIT
-        )
-        loop = asyncio.get_running_loop()
-        self._queue = WebSocketDataQueue(self._protocol, _QUEUE_SIZE, loop=loop)
-        self._frames = _FrameReader(
-            self._queue, options.max_message_size, bool(bits), self._on_lost
-        )
-        # At once, for a loss is told to a parser only.
-        self._protocol.set_parser(self._frames)
-        self._turn = asyncio.Lock()
-        self._close_sent = False
-        self._server_stops = False
-        # Set when it is known whether there will be messages.
-        self._decided = asyncio.Event()
-        self.lost = asyncio.Event()
-        # Set at the end of the connection, which may come long before it is lost.
-        self._over: asyncio.Future[None] = loop.create_future()
-        self._pinging: asyncio.Task[None] | None = None
-        self._end_timer: asyncio.TimerHandle | None = None
-
-    # The handshake
-
-    def start(self, inbox: Inbox) -> None:
-        """Take what the connection has handed over."""
-        self._inbox = inbox
-        inbox.call_on_end(self._on_end)
-        super().start(inbox)
+        connection = request.transport
+        assert connection is not None  # see `_sessions_of`
+        carrier = AsyncioCarrier(connection, asyncio.get_running_loop())
+        self.abort = connection.abort
+        super().__init__(handshake, carrier, opening, options, wire_options)
+        protocol = _Protocol(request.protocol, self.wire)
+        request.protocol.set_parser(cast(Any, protocol))
+        connection.set_protocol(protocol)
 
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """Send the 101; signals ``on_response_prepare`` are sent for it."""
-        key = self._request.headers[hdrs.SEC_WEBSOCKET_KEY].encode()
-        digest = hashlib.sha1(key + WS_KEY).digest()  # noqa: S324  # the RFC's
-        response = web.StreamResponse(status=101, headers=CIMultiDict(headers))
-        response.headers[hdrs.UPGRADE] = "websocket"
-        response.headers[hdrs.CONNECTION] = "Upgrade"
-        response.headers[hdrs.SEC_WEBSOCKET_ACCEPT] = base64.b64encode(digest).decode()
-        if subprotocol is not None:
-            response.headers[hdrs.SEC_WEBSOCKET_PROTOCOL] = subprotocol
-        if self._writer.compress:
-            response.headers[hdrs.SEC_WEBSOCKET_EXTENSIONS] = ws_ext_gen(
-                self._writer.compress, isserver=True, server_notakeover=self._writer.notakeover
-            )
-        await self._answer(response)
-        self._protocol.keep_alive(False)
-        self._decided.set()
-        if self._ping_interval is not None:
-            self._pinging = asyncio.create_task(self._keep_alive(self._ping_interval))
+        await self._answer(101, [*self._opening.headers(subprotocol), *headers])
+        self.open(b"")
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Send the response at once; signals ``on_response_prepare`` are sent for it."""
+        await self._answer(status_code, headers, body)
+        self.wire.refuse(b"")
+
+    async def _answer(
+        self, status_code: int, headers: list[tuple[str, str]], body: bytes = b""
+    ) -> None:
         # aiohttp-session tries to add a cookie to a `web.Response` that was already sent.
         response = web.StreamResponse(status=status_code, headers=CIMultiDict(headers))
-        await self._answer(response, body)
-
-    async def _answer(self, response: web.StreamResponse, body: bytes = b"") -> None:
         response.force_close()
         try:
             await response.prepare(self._request)
             self.response = response
-            if response.status != 101:
-                await response.write_eof(body)
+            await response.write_eof(body)
         except ConnectionError as exc:
             raise ConnectionLost from exc
 
-    # Messages
-
-    async def send(self, data: str | bytes) -> None:
-        """Write a message; wait first while the peer does not read."""
-        await self._until_taken()
-        if isinstance(data, str):
-            payload, opcode = data.encode(), WSMsgType.TEXT
-        else:
-            payload, opcode = data, WSMsgType.BINARY
-        sending = self._write(payload, opcode)
-        # What aiohttp compresses in a thread is sent whole, whoever is cancelled.
-        sent = await (asyncio.shield(sending) if len(payload) > _SYNC_SIZE else sending)
-        if not sent:
-            raise ConnectionLost
-
-    async def _until_taken(self) -> None:
-        while self._protocol.writing_paused and not self._over.done():
-            # In a task of its own: aiohttp 3.14 shares one future among those who
-            # wait, and a cancellation of one would be that of all.
-            drained = asyncio.create_task(self._drain())
-            await asyncio.wait([drained, self._over], return_when=asyncio.FIRST_COMPLETED)
-
-    async def _drain(self) -> None:
-        with suppress(ConnectionError):
-            await self._request.writer.drain()
-
-    async def _write(self, payload: bytes, opcode: WSMsgType) -> bool:
-        """Write a frame in its turn, none after the close frame; return whether it was."""
-        async with self._turn:
-            if self._close_sent and opcode is not WSMsgType.CLOSE:
-                return False
-            try:
-                await self._writer.send_frame(payload, opcode)
-            except ConnectionError:
-                return False
-            return True
-
-    async def receive(self) -> str | bytes | Disconnect:
-        """The next message of aiohttp's reader; pings are answered in their turn."""
-        if not self._decided.is_set():
-            await self._decided.wait()
-        while True:
-            try:
-                kind, data, extra = await self._queue.read()
-            except WebSocketError as exc:
-                too_big = f"over {self._options.max_message_size} bytes"
-                return await self._break(exc.code, too_big if exc.code == 1009 else str(exc))
-            except EofStream:
-                return Disconnect(1006)
-            if kind is WSMsgType.TEXT or kind is WSMsgType.BINARY:
-                return cast("str | bytes", data)
-            if kind is WSMsgType.PING:
-                self._inbox.pause()
-                await self._until_taken()
-                self._inbox.resume()
-                await self._write(data, WSMsgType.PONG)
-            elif kind is WSMsgType.CLOSE:
-                return await self._closed_by_peer(data, extra or "")
-
-    # The end
-
-    async def close(self, code: int, reason: str) -> None:
-        """Send a close frame; the peer has the close timeout to answer it."""
-        if self._close_sent:
-            raise ConnectionLost
-        self._close_sent = True
-        self._end_soon()
-        payload = code.to_bytes(2) + reason.encode() if code else b""
-        if not await self._write(payload, WSMsgType.CLOSE):
-            raise ConnectionLost
-        if self._server_stops:
-            self._end_stream()
-
-    def on_server_stop(self) -> None:
-        """Wait no more for a close frame: aiohttp has ceased to read from its connections."""
-        self._server_stops = True
-        if self._close_sent and not self._turn.locked():
-            self._end_stream()
-
     async def finish(self) -> None:
-        """Wait until the connection has ended, if it is known how; leave nothing behind."""
+        """Wait until the connection has ended, if it was answered; leave nothing behind."""
         if self.response is None:
             # Once aiohttp has answered: what the client has sent by now is no request.
-            self._protocol.close()
-        elif self.response.status == 101:
-            self._end_soon()
-            # What comes now is of no interest, but for the peer's close frame.
-            while not isinstance(await self.receive(), Disconnect):
-                pass
-            await self.lost.wait()
+            self._request.protocol.close()
         else:
-            # What an error's middleware would answer is nobody's any more.
-            self._connection.close()
-
-    async def _closed_by_peer(self, code: int, reason: str) -> Disconnect:
-        try:
-            if code:  # else there was none
-                check_close_code(code)
-        except ValueError:
-            return await self._break(1002, "no such close code")
-        with suppress(ConnectionLost):
-            await self.close(code, "")
-        self._connection.close()
-        return Disconnect(code or 1005, reason)
-
-    async def _break(self, code: int, reason: str) -> Disconnect:
-        """Fail the connection (RFC 6455, section 7.1.7)."""
-        reason = cut_reason(reason)
-        with suppress(ConnectionLost):
-            await self.close(code, reason)
-        self._end_stream()
-        return Disconnect(code, reason)
-
-    def _end_stream(self) -> None:
-        """Have the peer see the end, and go on to read, for a reset would lose what was sent."""
-        if not self._connection.can_write_eof():  # TLS
-            self._connection.close()
-        elif not self._connection.is_closing():
-            with suppress(OSError):  # the peer was faster
-                self._connection.write_eof()
-
-    def _end_soon(self) -> None:
-        """Give the peer the close timeout for its part of the closing handshake."""
-        if self._end_timer is None and not self.lost.is_set():
-            loop = asyncio.get_running_loop()
-            self._end_timer = loop.call_later(self._options.close_timeout, self._connection.abort)
-
-    def _on_end(self) -> None:
-        """A peer that has closed, or been closed, need not read: no send waits for that."""
-        if not self._over.done():
-            self._over.set_result(None)
-
-    def _on_lost(self) -> None:
-        if self._end_timer is not None:
-            self._end_timer.cancel()
-        if self._pinging is not None:
-            self._pinging.cancel()
-        self._decided.set()
-        self.lost.set()
-        self._on_end()
-
-    async def _keep_alive(self, interval: float) -> None:
-        """Ping (RFC 6455, section 5.5.2); whatever comes after it is a sign of life."""
-        while True:
-            await asyncio.sleep(interval)
-            self._frames.heard.clear()
-            sent = await self._write(b"", WSMsgType.PING)
-            if self._ping_timeout is None or not sent:
-                continue
-            try:
-                async with asyncio.timeout(self._ping_timeout):
-                    await self._frames.heard.wait()
-            except TimeoutError:
-                # While reading pauses, the answer may stand behind what is not read.
-                if self._connection.is_reading():
-                    self._inbox.disconnect(1006)
-                    await self._break(1011, "keepalive ping timeout")
-                    return
+            await self.wire.wait_lost()
 
     def translate(self, exc: Exception) -> UnisockError | None:
         """`HTTPException`, which aiohttp answers itself."""
@@ -429,7 +215,7 @@ def view(
     *,
     ping_interval: float | None = 20.0,
     ping_timeout: float | None = 20.0,
-    compress: bool = True,
+    compression: Compression = "deflate",
     **options: Unpack[OptionsDict],
 ) -> View:
     """A request handler for ``web.get("/ws", view(handler))``.
@@ -439,14 +225,18 @@ def view(
         ping_interval: seconds between keepalive pings, `None` for none.
         ping_timeout: seconds until a peer of which nothing is heard after one
             counts as gone, `None` for never.
-        compress: whether messages are compressed for a client that offers it.
+        compression: how messages are compressed for a client that offers it: ``"deflate"``,
+            a `unisock.Deflate`, or `None` for not at all.
         **options: those of `unisock.Options`.
 
     Raises:
         TypeError: not a handler, or an unknown option.
         ValueError: an option's value.
     """
-    return _view(handler, None, ping_interval, ping_timeout, compress, options)
+    wire_options = WireOptions(
+        ping_interval=ping_interval, ping_timeout=ping_timeout, compression=compression
+    )
+    return _view(handler, None, wire_options, options)
 
 
 def mount(
@@ -457,7 +247,7 @@ def mount(
     name: str | None = None,
     ping_interval: float | None = 20.0,
     ping_timeout: float | None = 20.0,
-    compress: bool = True,
+    compression: Compression = "deflate",
     **options: Unpack[OptionsDict],
 ) -> None:
     """Add a route for handshakes; see `unisock.mount` and `view`.
@@ -471,10 +261,13 @@ def mount(
         name: the resource's, for ``app.router[name].url_for()``.
         ping_interval: as `view`.
         ping_timeout: as `view`.
-        compress: as `view`.
+        compression: as `view`.
         **options: as `view`.
     """
-    websocket_view = _view(handler, template, ping_interval, ping_timeout, compress, options)
+    wire_options = WireOptions(
+        ping_interval=ping_interval, ping_timeout=ping_timeout, compression=compression
+    )
+    websocket_view = _view(handler, template, wire_options, options)
     socket = _Socket(_aiohttp_path(template), websocket_view, name)
     router = app.router if isinstance(app, web.Application) else app
     if isinstance(router, web.RouteTableDef):
@@ -579,83 +372,47 @@ def _sockets_of(router: web.UrlDispatcher) -> _Sockets:
 def _view(
     handler: Handler,
     template: PathTemplate | None,
-    ping_interval: float | None,
-    ping_timeout: float | None,
-    compress: bool,
+    wire_options: WireOptions,
     options: OptionsDict,
 ) -> View:
     mounted = prepare(handler, options)
-    for name, value in (("ping_interval", ping_interval), ("ping_timeout", ping_timeout)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}= is above 0 or None, not {value!r}")
 
     async def websocket_view(request: web.Request) -> web.StreamResponse:
         sessions = _sessions_of(request)
-        if sessions is None or sessions.closed:
-            return _refuse(503, "the server is stopping")  # or the client has left: nobody reads it
-        if (refusal := _refusal(request)) is not None:
-            return refusal
-        transport = AiohttpTransport(
-            AiohttpHandshake(request, _path_params(request, template)),
-            mounted.options,
-            ping_interval=ping_interval,
-            ping_timeout=ping_timeout,
-            compress=compress,
-        )
+        if sessions is None or sessions.closed:  # if the client has left nobody reads it
+            return _response(Refusal(503, b"the server is stopping\n"))
+        handshake = AiohttpHandshake(request, _path_params(request, template))
+        try:
+            opening = check_opening(
+                request.method,
+                f"{request.version.major}.{request.version.minor}",
+                handshake.raw_headers,
+                deflate=wire_options.deflate,
+            )
+        except Refusal as refusal:
+            return _response(refusal)
+        transport = AiohttpTransport(handshake, opening, mounted.options, wire_options)
         await sessions.serve(mounted, transport)
-        return transport.response or _refuse(500, "the client has left")  # nobody reads it
+        return transport.response or _response(Refusal(500, b""))  # the client has left
 
     websocket_view.__name__ = mounted.name
     return websocket_view
 
 
-def _compression(request: web.Request) -> tuple[int, bool]:
-    """The window's size for compressed messages, 0 for none, and whether each is for itself."""
-    offered = ", ".join(request.headers.getall(hdrs.SEC_WEBSOCKET_EXTENSIONS, ()))
-    try:
-        return ws_ext_parse(offered, isserver=True)
-    except ValueError:  # a number of more digits than Python takes
-        return 0, False
-
-
-_KEY = re.compile("[A-Za-z0-9+/]{22}==")  # 16 bytes in base64
-_UPGRADE = {"Upgrade": "websocket", "Connection": "Upgrade", "Sec-WebSocket-Version": "13"}
-
-
-def _refusal(request: web.Request) -> web.Response | None:
-    """The answer to what is no handshake (RFC 6455, section 4.2.1)."""
-    if request.method != hdrs.METH_GET:
-        return _refuse(405, "a WebSocket handshake is a GET", Allow="GET")
-    if "websocket" not in _tokens(request, hdrs.UPGRADE):
-        return _refuse(426, "this is a WebSocket endpoint", **_UPGRADE)
-    if request.version < HttpVersion11 or "upgrade" not in _tokens(request, hdrs.CONNECTION):
-        return _refuse(400, "a WebSocket handshake is an upgrade of HTTP/1.1")
-    if _tokens(request, hdrs.SEC_WEBSOCKET_VERSION) != ["13"]:
-        return _refuse(426, "version 13 of the WebSocket protocol is spoken here", **_UPGRADE)
-    if not _KEY.fullmatch(",".join(request.headers.getall(hdrs.SEC_WEBSOCKET_KEY, ()))):
-        return _refuse(400, "a WebSocket key is 16 bytes in base64")
-    # Its bytes would be a body or frames, depending on when they come.
-    return _refuse(400, "a WebSocket handshake has no body") if _has_body(request) else None
-
-
-def _has_body(request: web.Request) -> bool:
-    headers = request.headers
-    return headers.get(hdrs.CONTENT_LENGTH, "0") != "0" or hdrs.TRANSFER_ENCODING in headers
-
-
-def _is_handshake(request: web.Request) -> bool:
-    return request.method == hdrs.METH_GET and "websocket" in _tokens(request, hdrs.UPGRADE)
-
-
-def _refuse(status: int, text: str, **headers: str) -> web.Response:
-    response = web.Response(status=status, text=f"{text}\n", headers=headers)
+def _response(refusal: Refusal) -> web.Response:
+    response = web.Response(
+        status=refusal.status_code,
+        text=refusal.body.decode(),
+        headers=CIMultiDict(refusal.headers),
+    )
     response.force_close()
     return response
 
 
-def _tokens(request: web.Request, name: str) -> list[str]:
-    values = ",".join(request.headers.getall(name, ()))
-    return [token.strip().lower() for token in values.split(",")]
+def _is_handshake(request: web.Request) -> bool:
+    values = ",".join(request.headers.getall(hdrs.UPGRADE, ()))
+    tokens = {token.strip().lower() for token in values.split(",")}
+    return request.method == hdrs.METH_GET and "websocket" in tokens
 
 
 class _Running(NamedTuple):
@@ -682,24 +439,26 @@ class _Sessions:
         server.shutdown = self.shutdown  # type: ignore[method-assign]  # as said above
 
     async def shutdown(self, timeout: float | None = None) -> None:  # noqa: ASYNC109  # aiohttp's
-        """Close every connection, then do as aiohttp does."""
+        """Close every connection, and do as aiohttp does."""
         self.closed = True
-        for transport, _ in self._running.values():
-            transport.on_server_stop()
-        await asyncio.gather(*(session.stop() for session in self._running))
-        await asyncio.gather(self._cut(timeout), self._cancel_late(timeout and timeout / 2))
+        await asyncio.gather(
+            *(_stop(session, transport) for session, (transport, _) in self._running.items()),
+            self._cut(timeout),
+            self._cancel_late(timeout and timeout / 2),
+        )
 
     async def _cancel_late(self, seconds: float | None) -> None:
-        """Cancel the handlers that have not ended by then.
+        """Cancel the handlers that have not ended by then, and cut peers that do not read.
 
         aiohttp cancels when all of its time is over, and needs the same again for what they
         do then.  gunicorn allows the worker that time alone, and kills it before.
         """
-        tasks = [task for _, task in self._running.values()]
-        if tasks:
-            _, late = await asyncio.wait(tasks, timeout=seconds)
+        running = {task: transport for transport, task in self._running.values()}
+        if running:
+            _, late = await asyncio.wait(running, timeout=seconds)
             for task in late:
                 task.cancel()
+                running[task].abort()
 
     async def serve(self, mounted: MountedHandler, transport: AiohttpTransport) -> None:
         """Serve a connection to its end."""
@@ -716,6 +475,11 @@ class _Sessions:
                 await transport.finish()
             finally:
                 del self._running[session]
+
+
+async def _stop(session: Session, transport: AiohttpTransport) -> None:
+    await session.stop()
+    transport.wire.end(1012, at_once=True)
 
 
 def _sessions_of(request: web.Request) -> _Sessions | None:
@@ -740,7 +504,7 @@ async def _until_done(task: asyncio.Task[None], transport: AiohttpTransport) -> 
         try:
             await asyncio.wait([task])
         except asyncio.CancelledError:
-            if transport.lost.is_set():
+            if transport.wire.is_lost:
                 this.uncancel()
             else:
                 task.cancel()

@@ -327,7 +327,7 @@ FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
         "fastapi": Framework(_fastapi, _Uvicorn, ("fastapi", *_UVICORN)),
         "falcon": Framework(_falcon, _Uvicorn, ("falcon", *_UVICORN)),
         "flask": Framework(_flask, _Gevent, ("flask", "gevent", "geventwebsocket", "websockets")),
-        "aiohttp": Framework(_aiohttp, _Aiohttp, ("aiohttp",)),
+        "aiohttp": Framework(_aiohttp, _Aiohttp, ("aiohttp", "websockets")),
     }
 )
 """The frameworks by name; ``--on all`` counts their ports in this order."""

@@ -9,10 +9,12 @@ import signal
 import socket
 import ssl
 import struct
+import time
 from collections.abc import Iterator
 from contextlib import suppress
 from pathlib import Path
 from threading import Thread
+from typing import Any
 
 import pytest
 import trustme
@@ -30,7 +32,7 @@ from unisock.adapters.aiohttp import view
 SOURCE = r"""
 import asyncio, logging, os, ssl
 from aiohttp import web
-from unisock import mount
+from unisock import Deflate, mount
 from unisock.adapters.aiohttp import view
 
 logging.basicConfig(level=logging.WARNING)
@@ -112,11 +114,7 @@ async def sends_large(ws):
     async with asyncio.TaskGroup() as group:
         for letter in "abcd":
             group.create_task(send_all(letter))
-    sending = asyncio.create_task(ws.send("e" * 3_000_000))
-    for _ in range(5):  # until it is in its thread
-        await asyncio.sleep(0)
-    sending.cancel()
-    late = asyncio.create_task(ws.send("f" * 3_000_000))
+    late = asyncio.create_task(ws.send("e" * 3_000_000))
     await asyncio.sleep(0)
     await ws.close(4000, "all sent")
     await asyncio.gather(late, return_exceptions=True)
@@ -130,6 +128,16 @@ async def cancels_one(ws):
     print("one is cancelled")
     await asyncio.gather(*waiting)
     await ws.send("all sent")
+async def fills(ws):
+    await ws.accept()
+    sent = 0
+    try:
+        while True:
+            await ws.send(bytes(100_000))
+            sent += 1
+            print("sent", sent)
+    finally:
+        print("sending ended", ws.close_code)
 async def tell_to_go(request):
     go.set()
     return web.Response(text=str(app.router["the-room"].url_for(room="x")))
@@ -143,12 +151,14 @@ for each in (*plain, waits):
 mount(app, "/goes-on", closes_and_goes_on, max_queue=1)
 mount(app, "/ends", closes_and_ends, max_queue=1, close_timeout=3600)
 mount(app, "/small", echo, max_message_size=1000, close_timeout=1)
-mount(app, "/plain", sends_large, compress=False)
+mount(app, "/plain", sends_large, compression=None)
 mount(app, "/pinged", never_receives, ping_interval=0.1, ping_timeout=0.3, close_timeout=1)
 mount(app, "/pinged-often", never_receives, ping_interval=0.1, ping_timeout=600)
 mount(app, "/pinged-for-ever", never_receives, ping_interval=0.1, ping_timeout=None)
 mount(app, "/pinged-late", reads_when_told, ping_interval=0.1, ping_timeout=0.1, max_queue=1)
 mount(app, "/patient", echo, close_timeout=3600)
+mount(app, "/fills", fills, close_timeout=3600)
+mount(app, "/small-window", echo, compression=Deflate(server_max_window_bits=9))
 async def page(request): return web.Response(text="the page")
 app.router.add_get("/page-first", page)
 mount(app, "/page-first", echo)
@@ -188,7 +198,8 @@ serve = {"host": "127.0.0.1", "port": int(os.environ["PORT"]), "path": os.enviro
 if "CERTIFICATE" in os.environ:
     serve["ssl_context"] = context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
     context.load_cert_chain(os.environ["CERTIFICATE"])
-web.run_app(app, **serve, shutdown_timeout=30, print=None)
+grace = float(os.environ.get("GRACE", "30"))
+web.run_app(app, **serve, shutdown_timeout=grace, print=None)
 """
 
 TEXT, BINARY, CLOSE, PING, PONG = 1, 2, 8, 9, 10
@@ -370,7 +381,7 @@ class TestHandshake:
         assert answer.split(b" ")[1] == status, answer
         assert b"X-Prepared: %s\r\n" % status in answer
         if status == b"426":
-            assert b"Sec-WebSocket-Version: 13\r\n" in answer
+            assert b"sec-websocket-version: 13\r\n" in answer
 
     def test_a_body_of_no_bytes(self, server: Server) -> None:
         request = HANDSHAKE.replace(b"Host: x", b"Host: x\r\nContent-Length: 0")
@@ -474,7 +485,6 @@ class TestConnections:
             sizes = [len(message) for message in got if message[0] == letter]
             assert sizes == [100, 50_000, 10, 300_000, 17_000]
         assert all(set(message) == {message[0]} for message in got)
-        # One that was given up was being compressed still, and came before the close.
         assert got[20:] == ["e" * 3_000_000]
         assert client.close_code == 4000
 
@@ -486,7 +496,9 @@ class TestConnections:
                 opcodes.append(opcode)
                 if opcode == CLOSE:
                     client.socket.shutdown(socket.SHUT_WR)
-        assert opcodes == [TEXT] * 21 + [CLOSE]
+        # The last message is sent whole, or not at all where it had to wait.
+        assert opcodes[20:] in ([TEXT, CLOSE], [CLOSE])
+        assert opcodes[:20] == [TEXT] * 20
 
 
 class TestKeepalive:
@@ -567,6 +579,58 @@ class TestShutdown:
                 assert read_close(client) == (1012, "")
             assert client.read_frame() == (-1, b"")
         assert spare_server.process.wait(20) == 0
+
+    def test_a_peer_that_does_not_read(self, tmp_path: Path) -> None:
+        """It is cut after half of the time, though its close timeout is an hour."""
+        with Server(tmp_path, SOURCE, GRACE="8") as server, server.raw("/fills"):
+            server.wait_for_log("sent 1\n")
+            sent = ""
+            while sent != (sent := server.log()):  # until a send waits
+                time.sleep(0.3)
+            server.process.send_signal(signal.SIGTERM)
+            server.wait_for_log("sending ended 1012")
+            # aiohttp itself would wait for 8 seconds, and again.
+            assert server.process.wait(12) == 0
+            assert "Traceback" not in server.log()
+
+
+class TestOptions:
+    @pytest.mark.parametrize(
+        ("options", "error"),
+        [
+            ({"ping_interval": 0}, ValueError),
+            ({"ping_timeout": "20"}, TypeError),
+            ({"compression": "gzip"}, ValueError),
+            ({"compression": True}, TypeError),
+            ({"compress": True}, TypeError),
+        ],
+    )
+    def test_a_wrong_one_is_an_error_at_mount(
+        self, options: dict[str, Any], error: type[Exception]
+    ) -> None:
+        with pytest.raises(error, match=next(iter(options))):
+            view(handler, **options)
+        with pytest.raises(error, match=next(iter(options))):
+            unisock.mount(web.Application(), "/ws", handler, **options)
+
+    @pytest.mark.parametrize(
+        ("path", "extensions"),
+        [
+            ("/ws", ["permessage-deflate; server_max_window_bits=12; client_max_window_bits=12"]),
+            (
+                "/small-window",
+                ["permessage-deflate; server_max_window_bits=9; client_max_window_bits=12"],
+            ),
+            ("/plain", []),
+        ],
+    )
+    def test_compression(self, server: Server, path: str, extensions: list[str]) -> None:
+        with talk(server, path, max_size=None) as client:
+            assert client.response is not None
+            assert client.response.headers.get_all("Sec-WebSocket-Extensions") == extensions
+            if path != "/plain":
+                client.send("hello " * 1000)
+                assert client.recv(30) == "hello " * 1000
 
 
 def test_a_handler_sees_the_disconnect_where_aiohttp_would_cancel_it() -> None:

@@ -21,7 +21,8 @@ Column: TypeAlias = tuple[str, str, Callable[[Sample], float]]
 
 CONNECTIONS = "connections"
 PACKAGES = (
-    "unisock starlette fastapi falcon flask uvicorn uvloop websockets gevent gevent-websocket"
+    "unisock starlette fastapi falcon flask aiohttp uvicorn uvloop websockets gevent "
+    "gevent-websocket"
 )
 
 
@@ -87,7 +88,7 @@ def _number(value: float) -> str:
 
 COMPARED = """\
 Starlette, FastAPI and Falcon are on uvicorn; "Flask" is gevent-websocket's handler on gevent's
-WSGIServer, and "unisock on Flask" unisock's own there.
+WSGIServer, and "unisock on Flask" unisock's own there. aiohttp is on its own server.
 
 Each cell is the figure of the left one of a pair divided by that of the right one, the median
 of the rounds (lowest–highest). The figure is the server's CPU time per message; of "opening"
@@ -119,7 +120,7 @@ def markdown(results: Results, measured_on: str) -> str:
 
 
 BAR, LEFT, SCALE, LIMIT = 14, 170, 280, 2.0
-COLOURS = ("#4363d8", "#3cb44b", "#f58231", "#911eb4")
+COLOURS = ("#4363d8", "#3cb44b", "#f58231", "#911eb4", "#808000")
 
 
 def svg(results: Results) -> str:
@@ -128,7 +129,7 @@ def svg(results: Results) -> str:
     y = 52
     for column in _columns(results):
         shapes.append(f'<text x="8" y="{y + 11}" font-weight="bold">{column[0]}</text>')
-        for pair, colour in zip(PAIRS[:4], COLOURS, strict=True):
+        for pair, colour in zip(PAIRS[:5], COLOURS, strict=True):
             if values := _ratios(results, column, pair):
                 shapes.append(_bar(y, pair[1], values, colour))
                 y += BAR

@@ -174,6 +174,55 @@ def flask() -> Any:
     return app
 
 
+def aiohttp() -> Any:
+    """With a loop over the messages that ends with the connection."""
+    from aiohttp import WSMessage, web
+
+    members: set[web.WebSocketResponse] = set()
+
+    async def text(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        message: WSMessage
+        async for message in ws:
+            await ws.send_str(message.data)
+        return ws
+
+    async def as_json(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        message: WSMessage
+        async for message in ws:
+            await ws.send_json(message.json())
+        return ws
+
+    async def binary(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        message: WSMessage
+        async for message in ws:
+            await ws.send_bytes(message.data)
+        return ws
+
+    async def push(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        members.add(ws)
+        message: WSMessage
+        async for message in ws:
+            for member in tuple(members):
+                await member.send_str(message.data)
+        members.discard(ws)
+        return ws
+
+    app = web.Application()
+    for path, handler in {
+        "/text": text, "/json": as_json, "/binary": binary, "/push": push
+    }.items():  # fmt: skip
+        app.router.add_get(path, handler)
+    return app
+
+
 def _wrapped(make: Callable[[], Any]) -> Any:
     """An application below middleware that sees each event, as one for sessions does."""
     app = make()
@@ -209,18 +258,23 @@ SUBJECTS: dict[str, Callable[[], Any]] = {
     f"unisock on Falcon{CLASS}": _ON_FALCON,
     "Flask": flask,
     "unisock on Flask": partial(_mounted, "flask", "Flask", "mounted"),
+    "aiohttp": aiohttp,
+    "unisock on aiohttp": partial(_mounted, "aiohttp.web", "Application"),
 }
 """What is measured; the two of a pair stand side by side, and run one after the other."""
 
 PAIRS = [
-    *((f"unisock on {name}", name) for name in ("Starlette", "FastAPI", "Falcon", "Flask")),
+    *(
+        (f"unisock on {name}", name)
+        for name in ("Starlette", "FastAPI", "Falcon", "Flask", "aiohttp")
+    ),
     ("unisock on Flask", "Starlette"),
     ("unisock on Starlette", "bare ASGI"),
     *((f"unisock on {name}{CLASS}", name) for name in ("Starlette", "FastAPI", "Falcon")),
     (f"unisock on Starlette, wrapped{CLASS}", "Starlette"),
     (f"bare ASGI{CLASS}", "bare ASGI"),
 ]
-"""What is compared with what; the first four are unisock and the framework it is on."""
+"""What is compared with what; the first five are unisock and the framework it is on."""
 
 
 def serve() -> None:
@@ -233,6 +287,10 @@ def serve() -> None:
         module = "geventwebsocket.handler" if subject == "Flask" else "unisock.adapters.flask"
         handler_class = import_module(module).WebSocketHandler
         WSGIServer(("127.0.0.1", port), app, handler_class=handler_class, log=None).serve_forever()
+    elif subject.endswith("aiohttp"):
+        from aiohttp import web
+
+        web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None)
     else:
         import uvicorn
 

@@ -55,7 +55,7 @@ def test_every_pair_under_every_load(tmp_path: Path, monkeypatch: pytest.MonkeyP
         assert page.count(" / ".join(pair)) == 2
     plot = ET.parse(tmp_path / "benchmarks.svg")
     bars = plot.findall("{http://www.w3.org/2000/svg}rect")
-    assert len(bars) == 1 + 4 * len(client.LOADS)
+    assert len(bars) == 1 + 5 * len(client.LOADS)
 
 
 def test_idle_connections() -> None:

@@ -89,6 +89,21 @@ def test_what_is_sent_is_in_the_list(app: App, browser: Chrome) -> None:
     assert labelled(browser, "Message").get_property("value") == ""
 
 
+# What the page's own close comes to: a `CloseEvent`.
+CLOSES = """
+  const [told] = arguments;
+  const socket = new WebSocket(`ws://${location.host}/ws`);
+  socket.onopen = () => socket.close(4001, "the page's reason");
+  socket.onclose = (event) => told([event.code, event.reason, event.wasClean]);
+"""
+
+
+def test_the_close_of_a_page_is_answered_with_its_reason(app: App, browser: Chrome) -> None:
+    open_page(browser, app)
+    browser.set_script_timeout(PATIENCE)
+    assert browser.execute_async_script(CLOSES) == [4001, "the page's reason", True]
+
+
 def test_a_page_of_another_origin_is_refused(app: App, browser: Chrome, stranger: int) -> None:
     from selenium.webdriver.support.wait import WebDriverWait
 

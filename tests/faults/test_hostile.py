@@ -11,9 +11,11 @@ import contextlib
 import os
 import re
 import socket
+import statistics
 import subprocess
 import sys
 import threading
+import time
 import zlib
 from pathlib import Path
 
@@ -154,6 +156,60 @@ def test_floods(app: App, what: str) -> None:
         # uvicorn 0.54 holds some hundred bytes for each fragment, be it empty.
         of_uvicorn = 100 * FLOOD if app.row == "starlette" and what == "empty fragments" else 0
         assert app.peak() - before < MEMORY + of_uvicorn
+
+
+_WITHOUT_END = {
+    "empty fragments": (frame(1, b"", fin=False), frame(0, b"", fin=False)),
+    "pings": (b"", frame(9, b"")),
+    "empty messages": (b"", frame(2, b"")),
+}
+
+
+# Those whose frames unisock itself reads, Starlette with our class on uvicorn.
+@pytest.mark.parametrize("row", ["starlette", "aiohttp"])
+@pytest.mark.parametrize("what", _WITHOUT_END)
+def test_the_others_during_a_flood(tmp_path: Path, row: str, what: str) -> None:
+    """A peer that sends without end as fast as it can holds up nobody else for a second."""
+    first, one = _WITHOUT_END[what]
+    piece = one * (262_144 // len(one))
+    stop = threading.Event()
+    sent: list[int] = []
+
+    def flood(peer: Peer) -> None:
+        with contextlib.suppress(OSError):  # its end
+            while not stop.is_set():
+                peer.write(piece)
+                sent.append(len(piece))
+
+    def read(peer: Peer) -> None:
+        with contextlib.suppress(OSError):
+            while peer.socket.recv(262_144):
+                pass
+
+    with (
+        App(tmp_path, row, UVICORN_WS="unisock.adapters.uvicorn:WebSocketProtocol") as app,
+        app.undisturbed() as healthy,
+        app.peer("/echo") as peer,
+    ):
+        peer.write(first)
+        threads = [threading.Thread(target=each, args=[peer]) for each in (flood, read)]
+        for thread in threads:
+            thread.start()
+        app.eventually(lambda: len(sent) > 4)
+        before = len(sent)
+        waited: list[float] = []
+        while len(waited) < 15 or len(sent) == before:
+            start = time.perf_counter()
+            check_echo(healthy)
+            waited.append(time.perf_counter() - start)
+        assert threads[0].is_alive(), "it was ended"
+        stop.set()
+        peer.socket.shutdown(socket.SHUT_RDWR)
+        for thread in threads:
+            thread.join()
+    # The median, for the machine does other things as well.
+    assert statistics.median(waited) < 0.5, waited
+    assert max(waited) < 2.0, waited
 
 
 def _write(peer: Peer, data: bytes) -> None:

@@ -104,6 +104,7 @@ except ModuleNotFoundError as exc:
         ("flask", "geventwebsocket"),
         ("flask", "websockets"),
         ("aiohttp", "aiohttp"),
+        ("aiohttp", "websockets"),
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(

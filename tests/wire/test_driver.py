@@ -505,6 +505,25 @@ def test_a_peer_that_does_not_answer_a_close_is_cut() -> None:
     run(test)
 
 
+def test_who_waits_for_the_loss_may_be_cancelled() -> None:
+    async def test() -> None:
+        async def handler(ws: WebSocket) -> None:
+            await ws.accept()
+            await ws.wait_closed()
+
+        session = Session(handler)
+        await session.open()
+        waiting = asyncio.create_task(session.wire.wait_lost())
+        await session.settle()
+        waiting.cancel()
+        session.wire.connection_lost()  # before the task has seen that it is cancelled
+        await asyncio.wait([waiting, session.task], timeout=5)
+        assert waiting.cancelled()
+        assert session.task.done()
+
+    run(test)
+
+
 def test_a_close_of_the_peer_wakes_a_send_that_waits() -> None:
     async def test() -> None:
         ends: list[tuple[int, str]] = []

@@ -8,6 +8,7 @@ import gc
 import json
 import signal
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from pathlib import Path
 
@@ -156,6 +157,65 @@ async def test_a_close_beside_a_send_that_waits(server: Server) -> None:
         await raw.send_frame(8, got.payload)
         assert await raw.journal("send ended") == {"code": 4012, "reason": "own"}
         await raw.journal("closed")
+
+
+@mounted("/closing/unread/soon", close_timeout=1.5)
+@mounted("/closing/unread/late", close_timeout=60)
+async def close_unread(ws: WebSocket) -> None:
+    """Close when the peer has ceased to read, with a send that still waits or without."""
+    await ws.accept()
+    sent = 0
+
+    async def send_all() -> None:
+        nonlocal sent
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                await ws.send_bytes(b"x" * 65536)
+                sent += 1
+
+    sending = asyncio.create_task(send_all())
+    last = -1
+    while sent != last or not sent:
+        last = sent
+        await asyncio.sleep(0.2)
+    if "alone" in ws.query_params:
+        sending.cancel()
+        await asyncio.wait([sending])
+    journal(ws, "closing")
+    start = time.monotonic()
+    await ws.close(4012, "own")
+    journal(ws, "closed", seconds=time.monotonic() - start)
+    await asyncio.wait([sending])
+
+
+_BESIDE = ("", "?alone=yes")
+
+
+@clause("7.1")
+async def test_a_close_waits_for_a_peer_that_does_not_read(server: Server) -> None:
+    """As long as the close timeout says; with a send of another task that waits, and without."""
+    if server.row.without("send_waits"):
+        return
+    for query in _BESIDE:
+        async with server.raw(f"/closing/unread/soon{query}") as raw:
+            seconds = (await raw.journal("closed"))["seconds"]
+            is_early = query == "" and server.row.without("close_waits")
+            assert 1.0 * (not is_early) < seconds < 10.0, query
+
+
+@clause("7.1")
+async def test_a_close_is_over_when_its_frame_is_written(server: Server) -> None:
+    """Long before the close timeout, which is a minute."""
+    if server.row.without("send_waits"):
+        return
+    for query in _BESIDE:
+        async with server.raw(f"/closing/unread/late{query}") as raw:
+            await raw.journal("closing")
+            while (got := await raw.recv_frame()).opcode == 2:
+                assert got.payload == b"x" * 65536
+            assert (got.opcode, got.payload) == (8, (4012).to_bytes(2) + b"own"), query
+            await raw.send_frame(8, got.payload)
+            assert (await raw.journal("closed"))["seconds"] < 30.0, query
 
 
 # 7.2 How a handler ends
@@ -1110,3 +1170,33 @@ async def test_nothing_of_a_connection_is_left(server: Server) -> None:
             while any(now > before[what] for what, now in (await count()).items()):
                 await asyncio.sleep(0.1)
     assert leftovers(await server.settled(mark)) == []
+
+
+# 7.5 The peer's close frame
+
+
+@mounted("/closing/by-peer/{how}")
+async def wait_for_the_peers_close(ws: WebSocket) -> None:
+    """Receive, or wait for something else."""
+    await ws.accept()
+    if ws.path_params["how"] == "receives":
+        async for message in ws:
+            await ws.send(message)
+    else:
+        await ws.wait_closed()
+
+
+@clause("7.5")
+async def test_a_close_frame_is_answered_with_its_own_code_and_reason(server: Server) -> None:
+    """Or with neither where it has none, whatever the handler does."""
+    payloads = [b""]
+    for code, reason in ((1000, ""), (1001, "gr\u00fcnde"), (3999, "r" * 123), (4011, "bye")):
+        payloads.append(code.to_bytes(2) + reason.encode())
+    for how in ("receives", "waits"):
+        for payload in payloads:
+            async with server.raw(f"/closing/by-peer/{how}") as raw:
+                await raw.send_frame(8, payload)
+                expected = b"\x03\xe8" if server.row.without("close_echo") else payload
+                got = await raw.recv_frame()
+                assert (got.opcode, got.payload) == (8, expected), how
+                await raw.ended()

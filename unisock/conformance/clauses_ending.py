@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
@@ -360,6 +361,38 @@ async def test_closed_turns_true_and_wait_closed_gives_the_code(server: Server) 
         code, _ = server.row.sees(4003, "")
         closed = await client.journal("closed")
         assert closed == {"before": False, "after": True, "codes": [code] * 3}
+
+
+@mounted("/ending/before-accept", handler_timeout=6)
+async def wait_before_accept(ws: WebSocket) -> None:
+    """Wait for the end, and never accept."""
+    start = time.monotonic()
+    journal(ws, "waiting")
+    code = await ws.wait_closed()
+    journal(ws, "noticed", code=code, seconds=time.monotonic() - start)
+
+
+async def _leave_before_accept(server: Server, early: bytes, how: str) -> bool:
+    """Leave; return whether the handler learned of it by the end of its time alone."""
+    async with server.raw("/ending/before-accept", expect=None) as raw:
+        await raw.journal("waiting")
+        await raw.send(early)
+        if how == "reset":
+            raw.reset()
+        else:
+            await raw.eof()
+        noticed = await raw.journal("noticed")
+        assert noticed["code"] == 1006, (len(early), how)
+        return float(noticed["seconds"]) > 5
+
+
+@clause("6.3", "10.3")
+async def test_an_end_before_accept_is_noticed_behind_what_came_early(server: Server) -> None:
+    """Behind a small message and a large one; by the stream's end and by a reset."""
+    sizes = (1,) if server.row.without("large_early_end") else (1, 200_000)
+    cases = [(frame(2, bytes(size)), how) for size in sizes for how in ("eof", "reset")]
+    late = await asyncio.gather(*(_leave_before_accept(server, *case) for case in cases))
+    assert any(late) is server.row.without("early_end"), late
 
 
 # 6.4 while_connected

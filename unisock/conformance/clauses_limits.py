@@ -363,6 +363,9 @@ _FRAMES = {
     "an unknown control frame": _BadFrames(frame(11)),
     "a continuation of nothing": _BadFrames(frame(0, b"x")),
     "a message amid fragments": _BadFrames(frame(1, b"x", fin=False) + frame(1, b"y")),
+    "a message amid fragments, of which the first is empty": _BadFrames(
+        frame(1, b"", fin=False) + frame(1, b"y")
+    ),
     "a ping of 126 bytes": _BadFrames(frame(9, b"x" * 126)),
     "a ping in fragments": _BadFrames(frame(9, b"x", fin=False)),
     "text that is no UTF-8": _BadFrames(frame(1, b"x\xff"), 1007, ("error_codes", "quiet_utf8")),

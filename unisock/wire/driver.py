@@ -66,8 +66,8 @@ class Wire:
         "_is_closed",
         "_joined",
         "_keepalive",
+        "_lost_waiter",
         "_max_early",
-        "_on_lost",
         "_reading_paused",
         "_waiting",
         "_write",
@@ -89,7 +89,7 @@ class Wire:
         self._close_timeout = _CLOSE_TIMEOUT
         self._keepalive: Keepalive | None = None
         self._end_timer: Timer | None = None
-        self._on_lost: Callable[[], None] | None = None
+        self._lost_waiter: Waiter[None] | None = None
         self._reading_paused = False
         self._writing_paused = False
         self._write_waiters: list[Waiter[None]] | None = None
@@ -129,8 +129,9 @@ class Wire:
             self._end_timer.cancel()
         self._joined = None
         self._lose()
-        if self._on_lost is not None:
-            self._on_lost()
+        waiter = self._lost_waiter
+        if waiter is not None and not waiter.done():
+            waiter.set_result(None)
 
     def pause_writing(self) -> None:
         """The peer does not take what is sent."""
@@ -378,11 +379,10 @@ class Wire:
             self._carrier.close()
 
     async def wait_lost(self) -> None:
-        """Wait until the socket is closed; for one task."""
+        """Wait until the socket is closed; for one task, which may be cancelled."""
         if not self._is_closed:
-            waiter = self._create_waiter()
-            self._on_lost = partial(waiter.set_result, None)
-            await waiter
+            self._lost_waiter = self._create_waiter()
+            await self._lost_waiter
 
     def _on_closed(self, code: int, reason: str, is_clean: bool) -> None:
         """The closing handshake is over, or there will be none."""
