@@ -21,7 +21,8 @@ Column: TypeAlias = tuple[str, str, Callable[[Sample], float]]
 
 CONNECTIONS = "connections"
 PACKAGES = (
-    "unisock starlette fastapi falcon flask uvicorn uvloop websockets gevent gevent-websocket"
+    "unisock starlette fastapi falcon flask uvicorn uvloop websockets gevent gevent-websocket "
+    "aiohttp"
 )
 
 
@@ -86,8 +87,9 @@ def _number(value: float) -> str:
 
 
 COMPARED = """\
-Starlette, FastAPI and Falcon are on uvicorn; "Flask" is gevent-websocket's handler on gevent's
-WSGIServer, and "unisock on Flask" unisock's own there.
+Starlette, FastAPI and Falcon are on uvicorn, "our class" is `unisock.adapters.uvicorn` there, and
+"wrapped" an application below middleware that sees each event. "Flask" is gevent-websocket's
+handler on gevent's WSGIServer, and "unisock on Flask" unisock's own there.
 
 Each cell is the figure of the left one of a pair divided by that of the right one, the median
 of the rounds (lowest–highest). The figure is the server's CPU time per message; of "opening"

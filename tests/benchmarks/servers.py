@@ -174,6 +174,51 @@ def flask() -> Any:
     return app
 
 
+def aiohttp() -> Any:
+    from aiohttp import web
+
+    app = web.Application()
+    members: set[web.WebSocketResponse] = set()
+
+    async def opened(request: web.Request) -> web.WebSocketResponse:
+        ws = web.WebSocketResponse()
+        await ws.prepare(request)
+        return ws
+
+    async def text(request: web.Request) -> web.WebSocketResponse:
+        ws = await opened(request)
+        async for message in ws:
+            await ws.send_str(message.data)
+        return ws
+
+    async def as_json(request: web.Request) -> web.WebSocketResponse:
+        ws = await opened(request)
+        async for message in ws:
+            await ws.send_json(message.json())
+        return ws
+
+    async def binary(request: web.Request) -> web.WebSocketResponse:
+        ws = await opened(request)
+        async for message in ws:
+            await ws.send_bytes(message.data)
+        return ws
+
+    async def push(request: web.Request) -> web.WebSocketResponse:
+        ws = await opened(request)
+        members.add(ws)
+        try:
+            async for message in ws:
+                for member in tuple(members):
+                    await member.send_str(message.data)
+        finally:
+            members.discard(ws)
+        return ws
+
+    for handler, path in ((text, "text"), (as_json, "json"), (binary, "binary"), (push, "push")):
+        app.router.add_get(f"/{path}", handler)
+    return app
+
+
 def _wrapped(make: Callable[[], Any]) -> Any:
     """An application below middleware that sees each event, as one for sessions does."""
     app = make()
@@ -204,11 +249,15 @@ SUBJECTS: dict[str, Callable[[], Any]] = {
     "FastAPI": fastapi,
     "unisock on FastAPI": _ON_FASTAPI,
     f"unisock on FastAPI{CLASS}": _ON_FASTAPI,
+    f"unisock on FastAPI, wrapped{CLASS}": partial(_wrapped, _ON_FASTAPI),
     "Falcon": falcon,
     "unisock on Falcon": _ON_FALCON,
     f"unisock on Falcon{CLASS}": _ON_FALCON,
+    f"unisock on Falcon, wrapped{CLASS}": partial(_wrapped, _ON_FALCON),
     "Flask": flask,
     "unisock on Flask": partial(_mounted, "flask", "Flask", "mounted"),
+    "aiohttp": aiohttp,
+    "unisock on aiohttp": partial(_mounted, "aiohttp.web", "Application"),
 }
 """What is measured; the two of a pair stand side by side, and run one after the other."""
 
@@ -217,14 +266,23 @@ PAIRS = [
     ("unisock on Flask", "Starlette"),
     ("unisock on Starlette", "bare ASGI"),
     *((f"unisock on {name}{CLASS}", name) for name in ("Starlette", "FastAPI", "Falcon")),
-    (f"unisock on Starlette, wrapped{CLASS}", "Starlette"),
+    *((f"unisock on {name}, wrapped{CLASS}", name) for name in ("Starlette", "FastAPI", "Falcon")),
     (f"bare ASGI{CLASS}", "bare ASGI"),
+    ("unisock on aiohttp", "aiohttp"),
 ]
 """What is compared with what; the first four are unisock and the framework it is on."""
 
 
+def ws_of(subject: str) -> str:
+    """What uvicorn's option ``--ws`` is for it."""
+    return "unisock.adapters.uvicorn:WebSocketProtocol" if subject.endswith(CLASS) else "auto"
+
+
 def serve() -> None:
-    """Serve the subject, on the port, that the environment names."""
+    """Serve the subject, on the port, that the environment names.
+
+    On uvicorn with its ``LOOP``, and with ``PING`` seconds between pings, 0 for none.
+    """
     subject, port = os.environ["SUBJECT"], int(os.environ["PORT"])
     app = SUBJECTS[subject]()
     if subject.endswith("Flask"):
@@ -233,14 +291,25 @@ def serve() -> None:
         module = "geventwebsocket.handler" if subject == "Flask" else "unisock.adapters.flask"
         handler_class = import_module(module).WebSocketHandler
         WSGIServer(("127.0.0.1", port), app, handler_class=handler_class, log=None).serve_forever()
+    elif subject.endswith("aiohttp"):
+        from aiohttp import web
+
+        web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
     else:
         import uvicorn
 
-        ws = "unisock.adapters.uvicorn:WebSocketProtocol" if subject.endswith(CLASS) else "auto"
-        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", ws=ws)
+        uvicorn.run(
+            app,
+            host="127.0.0.1",
+            port=port,
+            log_level="warning",
+            ws=ws_of(subject),
+            loop=os.environ.get("LOOP", "auto"),
+            ws_ping_interval=float(os.environ.get("PING", "20")) or None,
+        )
 
 
-def start(subject: str, folder: Path) -> Server:
+def start(subject: str, folder: Path, **environment: str) -> Server:
     """A subject in a process of its own; `folder` takes its log."""
     source = "from tests.benchmarks.servers import serve\n\nserve()\n"
-    return Server(folder, source, SUBJECT=subject, PYTHONPATH=str(ROOT))
+    return Server(folder, source, SUBJECT=subject, PYTHONPATH=str(ROOT), **environment)

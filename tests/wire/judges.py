@@ -98,7 +98,7 @@ def ours(case: Case) -> Verdict:
     return verdict
 
 
-def _size(message: str | bytes) -> int:
+def _size(message: str | bytes | bytearray) -> int:
     return len(message.encode() if isinstance(message, str) else message)
 
 
