@@ -165,8 +165,15 @@ def _bar(y: int, name: str, values: list[float], colour: str) -> str:
 
 
 def write(folder: Path, tables: str, results: Results) -> None:
-    """Write ``benchmarks.md``, and ``benchmarks.svg`` that it shows."""
+    """Write ``benchmarks.md``, and ``benchmarks.svg`` that it shows.
+
+    What stands in the page from its first section on is kept.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "benchmarks.md"
+    _, heading, sections = (page.read_text(encoding="utf-8") if page.exists() else "").partition(
+        "\n## "
+    )
     plot = "![unisock's CPU time and memory beside each framework's own](benchmarks.svg)"
-    (folder / "benchmarks.md").write_text(f"# Benchmarks\n\n{plot}\n\n{tables}", encoding="utf-8")
+    page.write_text(f"# Benchmarks\n\n{plot}\n\n{tables}{heading}{sections}", encoding="utf-8")
     (folder / "benchmarks.svg").write_text(svg(results), encoding="utf-8")

@@ -125,6 +125,16 @@ def test_ratios() -> None:
     assert "| unisock on Falcon | 500 | 300 | 15.0 |" in tables
 
 
+def test_the_sections_of_the_page_are_kept(tmp_path: Path) -> None:
+    results = {"small": {"Falcon": [client.Sample(messages=1, wall=1.0, server=1.0)]}}
+    report.write(tmp_path, "first\n", results)
+    page = tmp_path / "benchmarks.md"
+    page.write_text(page.read_text() + "\n## How to run\n\nSo.\n\n## More\n")
+    report.write(tmp_path, "second\n", results)
+    assert "first" not in page.read_text()
+    assert page.read_text().endswith("second\n\n## How to run\n\nSo.\n\n## More\n")
+
+
 @pytest.mark.parametrize(
     ("bad", "load", "notice"),
     [

@@ -302,7 +302,7 @@ def test_a_turn_is_short_whatever_comes(flood: bytes) -> None:
     assert turns[len(turns) * 9 // 10] < 0.03
 
 
-def test_a_million_empty_fragments_hold_nothing() -> None:
+def test_a_flood_of_empty_fragments_holds_nothing() -> None:
     bare = Bare()
     bare.feed(text("a", fin=False))
     data = frame(CONT, fin=False) * 10_000
