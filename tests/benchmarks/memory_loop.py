@@ -29,6 +29,7 @@ import sys
 import tempfile
 import time
 from collections.abc import Callable, MutableMapping
+from functools import cache
 from pathlib import Path
 from typing import Any
 
@@ -85,7 +86,6 @@ async def converse(app: Any, load: str, messages: int) -> float:
 
 
 IN_ONE_READ = 32
-FEW = 64  # messages of the run that is subtracted
 ON_UVICORN = (
     "Starlette",
     "unisock on Starlette",
@@ -189,51 +189,49 @@ def compare(framework: str, load: str, rounds: int, messages: int) -> tuple[floa
     return statistics.median(took[1][1:]) / messages, ratios
 
 
-def count(subject: str, load: str, messages: int, *, server: bool) -> tuple[float, float]:
-    """Instructions and allocations per message, counted by valgrind: steady on any machine.
+@cache
+def count(subject: str, load: str, messages: int, on_uvicorn: bool) -> tuple[int, int]:
+    """Instructions and allocations of a process, counted by valgrind: steady on any machine.
 
-    What a run with few messages does is subtracted.  Python's own allocator is off, so
-    that valgrind sees each object.
+    Python's own allocator is off, so that valgrind sees each object.
 
     Args:
         subject: one of `SUBJECTS`.
         load: "waiting" or "ready".
         messages: how many.
-        server: whether uvicorn's protocol class is in it.
+        on_uvicorn: whether uvicorn's protocol class is in it.
     """
-
-    def run(number: int) -> tuple[int, int]:
-        with tempfile.TemporaryDirectory() as folder:
-            out = Path(folder, "dhat.json")
-            command = (
-                f"valgrind --tool=dhat --dhat-out-file={out} {sys.executable} -m {__spec__.name}"
-            )
-            converse = "--converse-on-uvicorn" if server else "--converse"
-            done = subprocess.run(
-                [*command.split(), converse, subject, load, str(number)],
-                env={**os.environ, "PYTHONMALLOC": "malloc", "PYTHONHASHSEED": "0"},
-                cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False,
-            )  # fmt: skip
-            total = re.search(r"Total: +[\d,]+ bytes in ([\d,]+) blocks", done.stderr)
-            if done.returncode or total is None:
-                raise RuntimeError(done.stderr)
-            return int(json.loads(out.read_text())["te"]), int(total[1].replace(",", ""))
-
-    base, more = run(FEW), run(FEW + messages)
-    return (more[0] - base[0]) / messages, (more[1] - base[1]) / messages
+    with tempfile.TemporaryDirectory() as folder:
+        out = Path(folder, "dhat.json")
+        command = f"valgrind --tool=dhat --dhat-out-file={out} {sys.executable} -m {__spec__.name}"
+        converse = "--converse-on-uvicorn" if on_uvicorn else "--converse"
+        done = subprocess.run(
+            [*command.split(), converse, subject, load, str(messages)],
+            env={**os.environ, "PYTHONMALLOC": "malloc", "PYTHONHASHSEED": "0"},
+            cwd=ROOT, stderr=subprocess.PIPE, text=True, check=False,
+        )  # fmt: skip
+        total = re.search(r"Total: +[\d,]+ bytes in ([\d,]+) blocks", done.stderr)
+        if done.returncode or total is None:
+            raise RuntimeError(done.stderr)
+        return int(json.loads(out.read_text())["te"]), int(total[1].replace(",", ""))
 
 
 def count_all(messages: int) -> None:
-    """Print the counts."""
-    title = f"{'':40}{'load':9}{'instructions':>12}{'allocations':>13}  a message"
-    print(title)
-    without = [(name, "waiting", False) for name in ("Starlette", "Falcon")]
-    without = [(p + name, load, on) for name, load, on in without for p in ("", "unisock on ")]
-    on_uvicorn = [(name, load, True) for name in ON_UVICORN for load in ("waiting", "ready")]
-    for subject, load, server in without + on_uvicorn:
-        instructions, allocations = count(subject, load, messages, server=server)
-        where = f"{subject}{' (uvicorn)' if server else ''}"
-        print(f"{where:40}{load:9}{instructions:12,.0f}{allocations:13.2f}", flush=True)
+    """Print the counts per message: what a run without messages does is subtracted."""
+    print(f"{'':52}{'load':9}{'instructions':>12}{'allocations':>13}  a message")
+    rows = [
+        (f"{on}{framework}", "waiting", False)
+        for framework in ("Starlette", "Falcon")
+        for on in ("", "unisock on ")
+    ]
+    rows += [(subject, load, True) for subject in ON_UVICORN for load in ("waiting", "ready")]
+    for subject, load, on_uvicorn in rows:
+        # Without messages both loads are the same.
+        base = count(subject, "waiting", 0, on_uvicorn)
+        more = count(subject, load, messages, on_uvicorn)
+        instructions, allocations = ((a - b) / messages for a, b in zip(more, base, strict=True))
+        where = f"{subject}{' (uvicorn)' if on_uvicorn else ''}"
+        print(f"{where:52}{load:9}{instructions:12,.0f}{allocations:13.2f}", flush=True)
 
 
 def main() -> int:
