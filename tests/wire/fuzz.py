@@ -25,7 +25,8 @@ from pathlib import Path
 from typing import Any, NoReturn
 
 atheris: Any = None
-if __name__ == "__main__" and not {"--random", "--input", "--help", "-h"} & {*sys.argv}:
+_WITHOUT = {"--random", "--input", "--help", "-h"}
+if __name__ == "__main__" and _WITHOUT.isdisjoint(a.partition("=")[0] for a in sys.argv):
     try:
         atheris = importlib.import_module("atheris")
     except ImportError:
@@ -40,6 +41,7 @@ with instrumenting or contextlib.nullcontext():
     from tests.wire.judges import compare_all
 
 MAX_SIZE = 400
+_TOLD_EVERY = 50_000
 FIRST = 1000  # random inputs that atheris begins with
 
 
@@ -72,6 +74,8 @@ class Run:
         except BaseException:
             print(f"\ncase {self.tried}: --input {data.hex()}", file=sys.stderr)
             raise
+        if self.tried % _TOLD_EVERY == 0:
+            print(f"{self.tried:,} cases", file=sys.stderr, flush=True)
 
     def report(self) -> str:
         """A line for each verdict."""
