@@ -256,7 +256,8 @@ def test_compression(app: App, what: str) -> None:
     block = deflate.compress(bytes(MIB)) + deflate.flush(zlib.Z_FULL_FLUSH)
     payload = (block * (BOMB // MIB))[:-4] if what == "a bomb" else b"\xff" * 20
     offer = f"{EXTENSIONS}: permessage-deflate; client_max_window_bits"
-    with app.undisturbed(), app.peer("/echo", offer, accepted=False) as peer:
+    slowest = _beside_a_flood(app)
+    with app.undisturbed(slowest=slowest), app.peer("/echo", offer, accepted=False) as peer:
         assert b"permessage-deflate" in _read_head(peer)
         before = app.peak()
         peer.write(b"\xc2" + frame(2, payload)[1:])
