@@ -45,7 +45,7 @@ def run(
         with tempfile.TemporaryDirectory() as folder, ExitStack() as stack:
             running = {
                 # Without pings: those that are idle do not answer.
-                name: stack.enter_context(start(name, Path(folder), LOOP=loop, PING="0"))
+                name: stack.enter_context(start(name, Path(folder), UVICORN_LOOP=loop, PING="0"))
                 for name in order
             }
             for number in numbers:

@@ -281,7 +281,7 @@ def ws_of(subject: str) -> str:
 def serve() -> None:
     """Serve the subject, on the port, that the environment names.
 
-    On uvicorn with its ``LOOP``, and with ``PING`` seconds between pings, 0 for none.
+    On uvicorn with its ``UVICORN_LOOP``, and with ``PING`` seconds between pings, 0 for none.
     """
     subject, port = os.environ["SUBJECT"], int(os.environ["PORT"])
     app = SUBJECTS[subject]()
@@ -298,13 +298,14 @@ def serve() -> None:
     else:
         import uvicorn
 
+        loop: Any = os.environ.get("UVICORN_LOOP", "asyncio")
         uvicorn.run(
             app,
             host="127.0.0.1",
             port=port,
             log_level="warning",
             ws=ws_of(subject),
-            loop=os.environ.get("LOOP", "auto"),
+            loop=loop,
             ws_ping_interval=float(os.environ.get("PING", "20")) or None,
         )
 
