@@ -167,7 +167,8 @@ class _WsprotoDeflate(WsprotoDeflate):
 
 MENDED = {
     _WsprotoDeflate: (
-        'RFC 6455, 5.4: "Control frames MAY be injected in the middle of a fragmented message"; '
+        'RFC 6455, 5.4: "Control frames (see Section 5.5) MAY be injected in the middle of a '
+        'fragmented message"; '
         "wsproto 1.3 forgets with one that the message is compressed"
     ),
     Restarting: (
@@ -283,86 +284,131 @@ def wsproto(case: Case) -> Verdict:
 
 
 @dataclass(frozen=True)
+class Difference:
+    """Two verdicts that are not the same.
+
+    Attributes:
+        judge: whose `they` is.
+        case: what they are of.
+        we: the wire's.
+        they: the other one's.
+    """
+
+    judge: Callable[[Case], Verdict]
+    case: Case
+    we: Verdict
+    they: Verdict
+
+    @property
+    def is_longer(self) -> bool:
+        """All that one has delivered and answered the other has as well, and perhaps more."""
+        short, long = sorted((self.we.messages, self.they.messages), key=len)
+        first, more = sorted((self.we.pongs, self.they.pongs), key=len)
+        return long[: len(short)] == short and more[: len(first)] == first
+
+    @property
+    def codes(self) -> tuple[int | None, int | None]:
+        """Both codes."""
+        return self.we.code, self.they.code
+
+    @property
+    def is_about_the_limit(self) -> bool:
+        """Whether a message is too large; none that the wire delivers is, see `ours`."""
+        if 1009 not in self.codes or not self.is_longer:
+            return False
+        if self.we.code != 1009:
+            return True
+        unlimited = self.judge(replace(self.case, limit=_NO_LIMIT)).messages
+        others = unlimited[len(self.we.messages) :]
+        return not others or _size(others[0]) > self.case.limit
+
+
+@dataclass(frozen=True)
 class Excuse:
     """A difference that is meant.
 
     Attributes:
         why: the RFC's sentence.
         of: whose it is, or "both".
-        holds: whether a pair of verdicts, ours and theirs, is that difference.
+        holds: whether a difference is that.
     """
 
     why: str
     of: str
-    holds: Callable[[Verdict, Verdict], bool]
-
-
-def _no_fewer_messages(one: Verdict, other: Verdict) -> bool:
-    """All that the shorter has delivered and answered the longer has as well."""
-    short, long = sorted((one.messages, other.messages), key=len)
-    first, more = sorted((one.pongs, other.pongs), key=len)
-    return long[: len(short)] == short and more[: len(first)] == first
+    holds: Callable[[Difference], bool]
 
 
 EXCUSED = [
     Excuse(
         'RFC 6455, 5.2: "the minimal number of bytes MUST be used to encode the length"',
         "websockets",
-        lambda we, they: we.why == frames.LONG_LENGTH and _no_fewer_messages(we, they),
+        lambda d: d.we.why == frames.LONG_LENGTH and d.is_longer,
     ),
     Excuse(
         'RFC 6455, 5.5: "All control frames MUST have a payload length of 125 bytes or less"; '
         "websockets takes one whose short length is in more bytes than it needs",
         "websockets",
-        lambda we, they: we.why == frames.LARGE_CONTROL and _no_fewer_messages(we, they),
+        lambda d: d.we.why == frames.LARGE_CONTROL and d.is_longer,
     ),
     Excuse(
         'RFC 6455, 5.2: "the most significant bit MUST be 0"; a length that is broken is 1002',
         "websockets",
-        lambda we, they: we.why == frames.HIGH_LENGTH and they.code == 1009,
+        lambda d: d.we.why == frames.HIGH_LENGTH and d.they.code == 1009,
     ),
     Excuse(
         'RFC 6455, 8.1: "MUST _Fail the WebSocket Connection_" where a text is not UTF-8; '
         "it is seen with the first such octet, and by websockets with the whole message",
         "websockets",
-        lambda we, they: we.why == NOT_UTF8 and _no_fewer_messages(we, they),
+        lambda d: d.we.why == NOT_UTF8 and d.is_longer,
     ),
     Excuse(
-        'RFC 6455, 5.4: "Control frames MAY be injected in the middle of a fragmented '
-        'message", a close frame as well; websockets fails there',
+        'RFC 6455, 5.4: "Control frames (see Section 5.5) MAY be injected in the middle of a '
+        'fragmented message", a close frame as well; websockets fails there',
         "websockets",
-        lambda we, they: not we.failed and they.why == "incomplete fragmented message",
+        lambda d: not d.we.failed and d.they.why == "incomplete fragmented message",
     ),
     Excuse(
         'RFC 6455, 7.1.7: "An endpoint MUST NOT continue to attempt to process data"; of what '
         "is broken in two ways the first counts, and a broken deflate stream is 1007 here "
         "(7.4.1: data within a message that was not consistent with the type)",
         "websockets",
-        lambda we, they: we.failed and they.failed and (we.code, they.code) == (1007, 1002),
+        lambda d: d.we.failed and d.they.failed and d.codes == (1007, 1002),
     ),
     Excuse(
         'RFC 6455, 7.1.7: "An endpoint MUST NOT continue to attempt to process data"; of a '
         "close frame websockets decodes the reason first, and we look at the code",
         "websockets",
-        lambda we, they: we.why.startswith("close code") and they.code == 1007,
+        lambda d: d.we.why.startswith("close code") and d.they.code == 1007,
     ),
     Excuse(
         'RFC 6455, 5.4: "The fragments of one message MUST NOT be interleaved between the '
         'fragments of another message"; wsproto inflates them first',
         "wsproto",
-        lambda we, they: we.why == AMID_ANOTHER and (we.code, they.code) == (1002, 1007),
+        lambda d: d.we.why == AMID_ANOTHER and d.codes == (1002, 1007),
     ),
     Excuse(
         'RFC 6455, 10.4: implementations "MUST protect themselves against exceeding those '
         'limits": here of blocks that say to be the last (RFC 7692, 7.2.3.4)',
         "both",
-        lambda we, they: we.why == LAST_BLOCKS and _no_fewer_messages(we, they),
+        lambda d: d.we.why == LAST_BLOCKS and d.is_longer,
     ),
     Excuse(
         "RFC 6455, 11.7: codes are registered with IANA, and 1014 was (as 1012 and 1013); "
         "wsproto 1.3 does not know it",
         "wsproto",
-        lambda we, they: they.code == 1002 and (we.code == 1014 or we.why == frames.BAD_REASON),
+        lambda d: d.they.code == 1002 and (d.we.code == 1014 or d.we.why == frames.BAD_REASON),
+    ),
+    Excuse(
+        'RFC 6455, 1.4: after "a control frame indicating the connection should be closed" data '
+        "is dropped, so here nobody looks what is wrong in a message behind our own close",
+        "both",
+        lambda d: d.case.closes_at is not None and d.they.failed and d.is_longer,
+    ),
+    Excuse(
+        "RFC 6455, 10.4: a limit; who counts a message's compressed bytes, its head or its "
+        "inflated ones fails sooner or later",
+        "both",
+        lambda d: d.is_about_the_limit,
     ),
 ]
 
@@ -376,50 +422,28 @@ def compare(judge: Callable[[Case], Verdict], case: Case) -> str:
     we, they = ours(case), judge(case)
     if we == they:
         return f"the same: {'failed ' if we.failed else ''}{we.code}"
-    if (why := _excuse(judge, we, they)) is not None:
+    if (why := _excuse(Difference(judge, case, we, they))) is not None:
         return why
-    if case.closes_at is not None and they.failed and _no_fewer_messages(we, they):
-        return (
-            'RFC 6455, 1.4: after "a control frame indicating the connection should be closed" '
-            "data is dropped, so nobody looks what is wrong in a message"
-        )
-    if 1009 in {we.code, they.code} and _is_about_the_limit(judge, case, we, they):
-        return (
-            "RFC 6455, 10.4: a limit; who counts a message's compressed bytes, its head or "
-            "its inflated ones fails sooner or later"
-        )
     if None in {we.code, they.code}:
         # Of a frame that is not there whole one sees sooner what is wrong than the other.
         longer = case.followed_by(bytes(case.limit + 200))
-        we_then, they_then = ours(longer), judge(longer)
+        then = Difference(judge, longer, ours(longer), judge(longer))
         # A length that had only begun may now be over the limit.
-        are_alike = we_then.code == they_then.code or (we.code, they_then.code) == (1002, 1009)
-        if are_alike and _no_fewer_messages(we_then, they_then):
+        are_alike = then.we.code == then.they.code or (we.code, then.they.code) == (1002, 1009)
+        if are_alike and then.is_longer:
             return "the same, but sooner or later"
-        if (why := _excuse(judge, we_then, they_then)) is not None:
+        if (why := _excuse(then)) is not None:
             return why
     raise AssertionError(
         f"{judge.__name__} says {they}\nthe wire says {we}\nof {case}\nor {case.data.hex()}"
     )
 
 
-def _excuse(judge: Callable[[Case], Verdict], we: Verdict, they: Verdict) -> str | None:
+def _excuse(difference: Difference) -> str | None:
     for excuse in EXCUSED:
-        if excuse.of in {judge.__name__, "both"} and excuse.holds(we, they):
+        if excuse.of in {difference.judge.__name__, "both"} and excuse.holds(difference):
             return excuse.why
     return None
-
-
-def _is_about_the_limit(
-    judge: Callable[[Case], Verdict], case: Case, we: Verdict, they: Verdict
-) -> bool:
-    """Whether a message is too large; none that the wire delivers is, see `ours`."""
-    if not _no_fewer_messages(we, they):
-        return False
-    if we.code != 1009:
-        return True
-    unlimited = judge(replace(case, limit=_NO_LIMIT)).messages[len(we.messages) :]
-    return not unlimited or _size(unlimited[0]) > case.limit
 
 
 def compare_all(case: Case) -> list[str]:

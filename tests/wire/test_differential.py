@@ -158,6 +158,7 @@ FOUND: dict[str, Case] = {
     "a length of eight bytes for a small ping": Case([frame(PING, b"hi", head=127)]),
     "a length of 2^63": Case([frame(BINARY, length=1 << 63)]),
     "a length of 2^63 - 1": Case([frame(BINARY, length=(1 << 63) - 1)]),
+    "a head that is over the limit": Case([frame(BINARY, length=2000)]),
     "half a length of a frame that is broken": Case([b"\x32\xff\xbe"]),
     "no text in a fragment": Case([frame(TEXT, b"\xff", fin=False)]),
     "a close amid a message": Case([text("a", fin=False) + close(4000, b"bye")]),
