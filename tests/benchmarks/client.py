@@ -45,6 +45,7 @@ class Load(NamedTuple):
     in_flight: int = 1
     opcode: int = TEXT
     in_batches: bool = False  # the next ones are sent when all replies have come
+    idle: int = 0  # connections beside those, which say nothing
 
 
 def _numbered(size: int, number: int) -> list[bytes]:
@@ -251,8 +252,10 @@ def measure(port: int, pid: int, load: Load, seconds: float) -> Sample:
     """
     replies = _learn_replies(port, load)
     requests = Cycle([frame(load.opcode, payload, MASK) for payload in load.payloads])
-    with connected(port, load.path, load.connections) as clients, select.epoll() as poll:
-        talks = {c.socket.fileno(): Talk(c.socket, requests, replies) for c in clients}
+    number = load.connections + load.idle
+    with connected(port, load.path, number) as clients, select.epoll() as poll:
+        speaking = clients[:: number // load.connections][: load.connections]
+        talks = {c.socket.fileno(): Talk(c.socket, requests, replies) for c in speaking}
         for fd in talks:
             poll.register(fd, select.EPOLLIN)
         _exchange(poll, talks, load, seconds / 5)

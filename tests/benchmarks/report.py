@@ -21,8 +21,8 @@ Column: TypeAlias = tuple[str, str, Callable[[Sample], float]]
 
 CONNECTIONS = "connections"
 PACKAGES = (
-    "unisock starlette fastapi falcon flask aiohttp uvicorn uvloop websockets gevent "
-    "gevent-websocket"
+    "unisock starlette fastapi falcon flask uvicorn uvloop websockets gevent gevent-websocket "
+    "aiohttp"
 )
 
 
@@ -87,8 +87,10 @@ def _number(value: float) -> str:
 
 
 COMPARED = """\
-Starlette, FastAPI and Falcon are on uvicorn; "Flask" is gevent-websocket's handler on gevent's
-WSGIServer, and "unisock on Flask" unisock's own there. aiohttp is on its own server.
+Starlette, FastAPI and Falcon are on uvicorn, "our class" is `unisock.adapters.uvicorn` there, and
+"wrapped" an application below middleware that sees each event. "Flask" is gevent-websocket's
+handler on gevent's WSGIServer, and "unisock on Flask" unisock's own there. aiohttp is on its own
+server.
 
 Each cell is the figure of the left one of a pair divided by that of the right one, the median
 of the rounds (lowest–highest). The figure is the server's CPU time per message; of "opening"
@@ -120,7 +122,7 @@ def markdown(results: Results, measured_on: str) -> str:
 
 
 BAR, LEFT, SCALE, LIMIT = 14, 170, 280, 2.0
-COLOURS = ("#4363d8", "#3cb44b", "#f58231", "#911eb4", "#808000")
+COLOURS = ("#4363d8", "#3cb44b", "#f58231", "#911eb4")
 
 
 def svg(results: Results) -> str:
@@ -129,7 +131,7 @@ def svg(results: Results) -> str:
     y = 52
     for column in _columns(results):
         shapes.append(f'<text x="8" y="{y + 11}" font-weight="bold">{column[0]}</text>')
-        for pair, colour in zip(PAIRS[:5], COLOURS, strict=True):
+        for pair, colour in zip(PAIRS[:4], COLOURS, strict=True):
             if values := _ratios(results, column, pair):
                 shapes.append(_bar(y, pair[1], values, colour))
                 y += BAR
@@ -164,8 +166,15 @@ def _bar(y: int, name: str, values: list[float], colour: str) -> str:
 
 
 def write(folder: Path, tables: str, results: Results) -> None:
-    """Write ``benchmarks.md``, and ``benchmarks.svg`` that it shows."""
+    """Write ``benchmarks.md``, and ``benchmarks.svg`` that it shows.
+
+    What stands in the page from its first section on is kept.
+    """
     folder.mkdir(parents=True, exist_ok=True)
+    page = folder / "benchmarks.md"
+    _, heading, sections = (page.read_text(encoding="utf-8") if page.exists() else "").partition(
+        "\n## "
+    )
     plot = "![unisock's CPU time and memory beside each framework's own](benchmarks.svg)"
-    (folder / "benchmarks.md").write_text(f"# Benchmarks\n\n{plot}\n\n{tables}", encoding="utf-8")
+    page.write_text(f"# Benchmarks\n\n{plot}\n\n{tables}{heading}{sections}", encoding="utf-8")
     (folder / "benchmarks.svg").write_text(svg(results), encoding="utf-8")

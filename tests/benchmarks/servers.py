@@ -175,51 +175,47 @@ def flask() -> Any:
 
 
 def aiohttp() -> Any:
-    """With a loop over the messages that ends with the connection."""
-    from aiohttp import WSMessage, web
+    from aiohttp import web
 
+    app = web.Application()
     members: set[web.WebSocketResponse] = set()
 
-    async def text(request: web.Request) -> web.WebSocketResponse:
+    async def opened(request: web.Request) -> web.WebSocketResponse:
         ws = web.WebSocketResponse()
         await ws.prepare(request)
-        message: WSMessage
+        return ws
+
+    async def text(request: web.Request) -> web.WebSocketResponse:
+        ws = await opened(request)
         async for message in ws:
             await ws.send_str(message.data)
         return ws
 
     async def as_json(request: web.Request) -> web.WebSocketResponse:
-        ws = web.WebSocketResponse()
-        await ws.prepare(request)
-        message: WSMessage
+        ws = await opened(request)
         async for message in ws:
             await ws.send_json(message.json())
         return ws
 
     async def binary(request: web.Request) -> web.WebSocketResponse:
-        ws = web.WebSocketResponse()
-        await ws.prepare(request)
-        message: WSMessage
+        ws = await opened(request)
         async for message in ws:
             await ws.send_bytes(message.data)
         return ws
 
     async def push(request: web.Request) -> web.WebSocketResponse:
-        ws = web.WebSocketResponse()
-        await ws.prepare(request)
+        ws = await opened(request)
         members.add(ws)
-        message: WSMessage
-        async for message in ws:
-            for member in tuple(members):
-                await member.send_str(message.data)
-        members.discard(ws)
+        try:
+            async for message in ws:
+                for member in tuple(members):
+                    await member.send_str(message.data)
+        finally:
+            members.discard(ws)
         return ws
 
-    app = web.Application()
-    for path, handler in {
-        "/text": text, "/json": as_json, "/binary": binary, "/push": push
-    }.items():  # fmt: skip
-        app.router.add_get(path, handler)
+    for handler, path in ((text, "text"), (as_json, "json"), (binary, "binary"), (push, "push")):
+        app.router.add_get(f"/{path}", handler)
     return app
 
 
@@ -253,9 +249,11 @@ SUBJECTS: dict[str, Callable[[], Any]] = {
     "FastAPI": fastapi,
     "unisock on FastAPI": _ON_FASTAPI,
     f"unisock on FastAPI{CLASS}": _ON_FASTAPI,
+    f"unisock on FastAPI, wrapped{CLASS}": partial(_wrapped, _ON_FASTAPI),
     "Falcon": falcon,
     "unisock on Falcon": _ON_FALCON,
     f"unisock on Falcon{CLASS}": _ON_FALCON,
+    f"unisock on Falcon, wrapped{CLASS}": partial(_wrapped, _ON_FALCON),
     "Flask": flask,
     "unisock on Flask": partial(_mounted, "flask", "Flask", "mounted"),
     "aiohttp": aiohttp,
@@ -264,21 +262,27 @@ SUBJECTS: dict[str, Callable[[], Any]] = {
 """What is measured; the two of a pair stand side by side, and run one after the other."""
 
 PAIRS = [
-    *(
-        (f"unisock on {name}", name)
-        for name in ("Starlette", "FastAPI", "Falcon", "Flask", "aiohttp")
-    ),
+    *((f"unisock on {name}", name) for name in ("Starlette", "FastAPI", "Falcon", "Flask")),
     ("unisock on Flask", "Starlette"),
     ("unisock on Starlette", "bare ASGI"),
     *((f"unisock on {name}{CLASS}", name) for name in ("Starlette", "FastAPI", "Falcon")),
-    (f"unisock on Starlette, wrapped{CLASS}", "Starlette"),
+    *((f"unisock on {name}, wrapped{CLASS}", name) for name in ("Starlette", "FastAPI", "Falcon")),
     (f"bare ASGI{CLASS}", "bare ASGI"),
+    ("unisock on aiohttp", "aiohttp"),
 ]
-"""What is compared with what; the first five are unisock and the framework it is on."""
+"""What is compared with what; the first four are unisock and the framework it is on."""
+
+
+def ws_of(subject: str) -> str:
+    """What uvicorn's option ``--ws`` is for it."""
+    return "unisock.adapters.uvicorn:WebSocketProtocol" if subject.endswith(CLASS) else "auto"
 
 
 def serve() -> None:
-    """Serve the subject, on the port, that the environment names."""
+    """Serve the subject, on the port, that the environment names.
+
+    On uvicorn with its ``UVICORN_LOOP``, and with ``PING`` seconds between pings, 0 for none.
+    """
     subject, port = os.environ["SUBJECT"], int(os.environ["PORT"])
     app = SUBJECTS[subject]()
     if subject.endswith("Flask"):
@@ -290,16 +294,23 @@ def serve() -> None:
     elif subject.endswith("aiohttp"):
         from aiohttp import web
 
-        web.run_app(app, host="127.0.0.1", port=port, access_log=None, print=None)
+        web.run_app(app, host="127.0.0.1", port=port, print=None, access_log=None)
     else:
         import uvicorn
 
-        ws = "unisock.adapters.uvicorn:WebSocketProtocol" if subject.endswith(CLASS) else "auto"
         loop: Any = os.environ.get("UVICORN_LOOP", "asyncio")
-        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", ws=ws, loop=loop)
+        uvicorn.run(
+            app,
+            host="127.0.0.1",
+            port=port,
+            log_level="warning",
+            ws=ws_of(subject),
+            loop=loop,
+            ws_ping_interval=float(os.environ.get("PING", "20")) or None,
+        )
 
 
-def start(subject: str, folder: Path) -> Server:
+def start(subject: str, folder: Path, **environment: str) -> Server:
     """A subject in a process of its own; `folder` takes its log."""
     source = "from tests.benchmarks.servers import serve\n\nserve()\n"
-    return Server(folder, source, SUBJECT=subject, PYTHONPATH=str(ROOT))
+    return Server(folder, source, SUBJECT=subject, PYTHONPATH=str(ROOT), **environment)

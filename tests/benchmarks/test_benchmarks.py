@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import subprocess
 import sys
 from pathlib import Path
@@ -9,7 +10,7 @@ from xml.etree import ElementTree as ET
 
 import pytest
 
-from tests.benchmarks import client, report, servers
+from tests.benchmarks import client, growth, memory_loop, report, servers
 from tests.benchmarks.run import Benchmark
 from tests.servers import uvicorn
 
@@ -38,6 +39,7 @@ async def app(scope, receive, send):
 """
 
 
+@pytest.mark.timeout(400)  # each subject is a process, and has seven loads
 def test_every_pair_under_every_load(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     for name, load in client.LOADS.items():
         monkeypatch.setitem(client.LOADS, name, load._replace(connections=3))
@@ -70,6 +72,49 @@ def test_idle_connections() -> None:
     assert "|  | opening | memory |" in table
 
 
+def test_growth(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(growth, "MANY", 40)
+    results = growth.run(growth.DEFAULT, [3, 20, 40], rounds=2, seconds=0.01, loop="asyncio")
+    assert [*results] == growth.DEFAULT
+    for measured in results.values():
+        assert {number: len(samples) for number, samples in measured.items()} == {
+            3: 2,
+            20: 2,
+            40: 2,
+        }
+        assert all(s.messages >= 3 and s.server > 0 for each in measured.values() for s in each)
+    table = growth.markdown(results).splitlines()
+    assert table[0] == "| CPU µs/message | 3 | 20 | 40 | growth |"
+    assert len(table) == 2 + len(growth.DEFAULT) + len(growth.DEFAULT) - 1
+
+
+def test_the_growth_is_that_of_the_busy_ones(monkeypatch: pytest.MonkeyPatch) -> None:
+    def samples(*server: float) -> list[client.Sample]:
+        return [client.Sample(messages=1000, wall=2.0, server=each) for each in server]
+
+    table = growth.markdown(
+        {
+            "Starlette": {50: samples(0.1, 0.2, 0.3), 500: samples(0.3), 10_000: samples(0.9)},
+            "ours": {50: samples(0.1, 0.1, 0.1), 500: samples(0.1), 10_000: samples(0.3)},
+        }
+    )
+    assert "| Starlette | 200.0 | 300.0 | 900.0 | 1.50 |" in table
+    assert (
+        "| ours / Starlette | 0.50 (0.33–1.00) | 0.33 (0.33–0.33) | 0.33 (0.33–0.33) |  |" in table
+    )
+
+
+def test_more_descriptors_than_the_machine_allows() -> None:
+    with pytest.raises(SystemExit, match="open files are needed"):
+        growth.allow_descriptors(1 << 62)
+
+
+@pytest.mark.parametrize("load", ["waiting", "ready"])
+@pytest.mark.parametrize("subject", memory_loop.ON_UVICORN)
+def test_what_is_counted_on_uvicorn(subject: str, load: str) -> None:
+    asyncio.run(asyncio.wait_for(memory_loop.converse_on_uvicorn(subject, load, 96), 20))
+
+
 def test_ratios() -> None:
     def sample(server: float) -> client.Sample:
         return client.Sample(messages=1000, wall=2.0, server=server)
@@ -78,6 +123,16 @@ def test_ratios() -> None:
     tables = report.markdown({"small": {"unisock on Falcon": ours, "Falcon": native}}, "here")
     assert "| unisock on Falcon / Falcon | 1.50 (0.50–4.50) |" in tables
     assert "| unisock on Falcon | 500 | 300 | 15.0 |" in tables
+
+
+def test_the_sections_of_the_page_are_kept(tmp_path: Path) -> None:
+    results = {"small": {"Falcon": [client.Sample(messages=1, wall=1.0, server=1.0)]}}
+    report.write(tmp_path, "first\n", results)
+    page = tmp_path / "benchmarks.md"
+    page.write_text(page.read_text() + "\n## How to run\n\nSo.\n\n## More\n")
+    report.write(tmp_path, "second\n", results)
+    assert "first" not in page.read_text()
+    assert page.read_text().endswith("second\n\n## How to run\n\nSo.\n\n## More\n")
 
 
 @pytest.mark.parametrize(

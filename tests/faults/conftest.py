@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import json
+import os
 import re
 import socket
+import threading
 import time
 from collections.abc import Callable, Generator, Iterator
 from contextlib import contextmanager
@@ -12,16 +14,33 @@ from pathlib import Path
 from typing import Any
 
 import pytest
-from websockets.sync.client import ClientConnection, connect
 
 from tests.faults.kinds import KINDS, MAIN, KindServer, handshake
 from tests.servers import RawClient
 
-__all__ = ["ROWS", "App", "Peer", "check_echo", "handshake", "wait_until_stuck"]
+__all__ = [
+    "CLASS",
+    "ON_WIRE",
+    "ROWS",
+    "App",
+    "Healthy",
+    "Peer",
+    "check_echo",
+    "handshake",
+    "wait_until_stuck",
+]
 
-ROWS = KINDS
+CLASS = "class"
+"""The row of Starlette on uvicorn with `unisock.adapters.uvicorn`."""
+ROWS = (*KINDS, CLASS)
 
 _PATIENCE = 20.0
+ON_WIRE = {CLASS}
+"""Rows whose frames unisock itself reads and writes."""
+# How long an echo may take beside what other peers do, in seconds, and how often it is asked
+# for.  It takes a millisecond, and on a busy machine a tenth of a second at times.
+_SLOWEST = 5.0
+_ASKED_EVERY = 0.02
 _FURTHER = set(KINDS) - set(MAIN)
 
 
@@ -41,8 +60,12 @@ class App(KindServer):
     """A server that tells what its handlers saw, and what is left in its process."""
 
     def __init__(self, folder: Path, row: str, **environment: str) -> None:
+        kind = row
+        if row == CLASS:
+            kind = "starlette"
+            environment["UVICORN_WS"] = "unisock.adapters.uvicorn:WebSocketProtocol"
         # Without keepalive, for the peers of most tests answer no ping.
-        super().__init__(folder, row, "apps", **{"PING": "0", **environment})
+        super().__init__(folder, kind, "apps", **{"PING": "0", **environment})
         self.row = row
         self._ids = 0
         self.before: dict[str, int] = {}
@@ -89,19 +112,20 @@ class App(KindServer):
             time.sleep(0.02)
 
     @contextmanager
-    def undisturbed(self, noise: str = "") -> Generator[ClientConnection]:
+    def undisturbed(self, noise: str = "", *, slowest: float = _SLOWEST) -> Generator[Healthy]:
         """A healthy connection beside the body; after it nothing is left.
 
-        Nor is there a traceback in the log, but of errors that match `noise`: ``ValueError``,
-        ``unisock: ValueError`` where unisock has a part in it.
+        It is answered all the while, within `slowest` seconds.  Nor is there a traceback in
+        the log, but of errors that match `noise`: ``ValueError``, ``unisock: ValueError`` where
+        unisock has a part in it.
         """
         if not self.before:
             self._warm_up()
         mark = len(self.log())
-        with connect(self.url("/echo"), ping_interval=None) as healthy:
-            check_echo(healthy)
-            yield healthy
-            check_echo(healthy)
+        with self.peer("/echo") as peer:
+            healthy = Healthy(peer)
+            with healthy.asked_all_the_while(slowest):
+                yield healthy
         self.eventually(lambda: all(n <= self.before[each] for each, n in self.left().items()))
         assert self.process.poll() is None
         log = self.log()[mark:]
@@ -148,10 +172,66 @@ def wait_until_stuck(*peers: Peer) -> None:
     peers[0].app.eventually(are_stuck)
 
 
-def check_echo(healthy: ClientConnection) -> None:
+class Healthy:
+    """A connection that echoes, beside those that do harm.
+
+    Args:
+        peer: its client.
+
+    Attributes:
+        seconds: how long each echo has taken.
+    """
+
+    def __init__(self, peer: Peer) -> None:
+        self._peer = peer
+        self._lock = threading.Lock()
+        self.seconds: list[float] = []
+
+    def echo(self) -> None:
+        """A message comes back."""
+        with self._lock:
+            start = time.perf_counter()
+            self._peer.send_frame(1, b"still there?")
+            while (got := self._peer.read_frame())[0] == 9:
+                self._peer.send_frame(10, got[1])
+            assert got == (1, b"still there?")
+            self.seconds.append(time.perf_counter() - start)
+
+    @contextmanager
+    def asked_all_the_while(self, at_most: float) -> Generator[None]:
+        """It is asked during the body, by a thread; the slowest echo is printed.
+
+        That must have taken `at_most` so many seconds.
+        """
+        over = threading.Event()
+        errors: list[BaseException] = []
+
+        def ask() -> None:
+            try:
+                while not over.wait(_ASKED_EVERY):
+                    self.echo()
+            except BaseException as exc:  # noqa: BLE001  # raised by the test's thread
+                errors.append(exc)
+
+        self.echo()
+        thread = threading.Thread(target=ask)
+        thread.start()
+        try:
+            yield
+        finally:
+            over.set()
+            thread.join()
+        assert not errors, errors
+        self.echo()
+        slowest = max(self.seconds)
+        test = os.environ.get("PYTEST_CURRENT_TEST", "").rpartition(" (")[0].rpartition("::")[2]
+        print(f"{test}: the slowest of {len(self.seconds)} echoes took {slowest * 1000:.0f} ms")
+        assert slowest < at_most, sorted(self.seconds)[-10:]
+
+
+def check_echo(healthy: Healthy) -> None:
     """A message comes back."""
-    healthy.send("still there?")
-    assert healthy.recv(timeout=_PATIENCE) == "still there?"
+    healthy.echo()
 
 
 @pytest.fixture(scope="session", params=ROWS)

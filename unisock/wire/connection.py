@@ -54,6 +54,8 @@ class Pause(Enum):
     ENDING = "what comes now ends it: when the messages before it were answered"
 
 
+AMID_ANOTHER = "a message begins amid another one"
+
 # Each message reads them, and reading an enum's member is slow on Python 3.11.
 _OPEN, _CLOSING, _CLOSED = State
 _FULL, _TURN_OVER, _ENDING = Pause
@@ -279,7 +281,7 @@ class Connection:
             if rsv1:  # RFC 7692, section 6.1: the first frame has it
                 raise Failure(frames.PROTOCOL_ERROR, frames.RESERVED_BIT)
         elif self._opcode:
-            raise Failure(frames.PROTOCOL_ERROR, "a message begins amid another one")
+            raise Failure(frames.PROTOCOL_ERROR, AMID_ANOTHER)
         else:
             if rsv1 and self._inflater is None:
                 raise Failure(frames.PROTOCOL_ERROR, frames.RESERVED_BIT)

@@ -20,8 +20,11 @@ _TAIL = b"\x00\x00\xff\xff"
 _LARGEST_WINDOW = 15
 # zlib compresses raw with windows of 9 bits and more.
 _SMALLEST_WINDOW = 9
-# Each takes a new inflater, so a piece that is full of them would stop the server.
-_MAX_LAST_BLOCKS = 16
+# Blocks that say to be the last take a new inflater each, and a message that is full of them
+# would stop the server: so many may be in it, and one more for so many bytes.
+_FEW_LAST_BLOCKS = 16
+_BYTES_OF_BLOCK = 1024
+LAST_BLOCKS = "compressed data has too many blocks that say to be the last"
 
 # RFC 6455, section 9.1: names and parameters, of which one may be in quotes.
 _WORD = r"[!#$%&'*+\-.^_`|~0-9A-Za-z]+"
@@ -197,9 +200,11 @@ class Agreement:
 class Inflater:
     """Inflates what a client sends, piece by piece; it takes memory from the first piece on."""
 
-    __slots__ = ("_bits", "_keeps_context", "_zlib")
+    __slots__ = ("_bits", "_keeps_context", "_last_blocks", "_size", "_zlib")
 
     def __init__(self, agreed: Agreement) -> None:
+        # Of the message: its bytes so far, and its blocks that said to be the last.
+        self._size = self._last_blocks = 0
         # Some compress with 9 bits where they were told 8.
         self._bits = max(agreed.client_bits, _SMALLEST_WINDOW)
         self._keeps_context = not agreed.client_no_takeover
@@ -217,27 +222,32 @@ class Inflater:
             Failure: it is broken.
         """
         inflated = b""
-        for _ in range(_MAX_LAST_BLOCKS):
+        self._size += len(piece)
+        while True:
             if self._zlib is None:
                 self._zlib = zlib.decompressobj(-self._bits)
             try:
                 inflated += self._zlib.decompress(piece, limit + 1 - len(inflated))
             except zlib.error:
-                break
+                raise Failure(INVALID_DATA, "compressed data is broken") from None
             if len(inflated) > limit or not self._zlib.eof:
                 return inflated
             # After a block that says to be the last others may follow (section 7.2.3.4).
             piece = self._zlib.unused_data
             self._zlib = None
+            self._last_blocks += 1
+            so_far = self._size - len(piece)
+            if self._last_blocks > _FEW_LAST_BLOCKS + so_far // _BYTES_OF_BLOCK:
+                raise Failure(INVALID_DATA, LAST_BLOCKS)
             if not piece:
                 return inflated
-        raise Failure(INVALID_DATA, "compressed data is broken")
 
     def end(self, limit: int) -> bytes:
         """What is left of the message; as `add`."""
-        if self._zlib is None:  # its last block was one, and has ended with the last byte
-            return b""
-        inflated = self.add(_TAIL, limit)
+        inflated = b""
+        if self._zlib is not None:  # else the last block has ended with the last byte
+            inflated = self.add(_TAIL, limit)
+        self._size = self._last_blocks = 0
         if not self._keeps_context:
             self._zlib = None
         return inflated

@@ -30,7 +30,11 @@ MAX_CONTROL: Final = 125
 MAX_REASON: Final = MAX_CONTROL - 2
 """How many bytes of UTF-8 the reason of a close frame has."""
 
+BAD_REASON: Final = "the close reason is not UTF-8"
 RESERVED_BIT: Final = "a reserved bit is set"
+HIGH_LENGTH: Final = "the highest bit of a length is 0"
+LARGE_CONTROL: Final = "a control frame is whole, and at most 125 bytes"
+LONG_LENGTH: Final = "a length takes as few bytes as it can"
 
 # A frame that is larger is not kept for the next connection.
 _MAX_KEPT = 64 * 1024
@@ -88,7 +92,7 @@ def read_head(data: bytes, pos: int) -> Head | None:
         if first & 0x40:
             raise Failure(PROTOCOL_ERROR, RESERVED_BIT)
         if not fin or length > MAX_CONTROL:
-            raise Failure(PROTOCOL_ERROR, "a control frame is whole, and at most 125 bytes")
+            raise Failure(PROTOCOL_ERROR, LARGE_CONTROL)
         return Head(opcode, fin, False, length, start) if len(data) >= start + length else None
     if length > 125:
         start += 2 if length == 126 else 8
@@ -104,10 +108,10 @@ def _read_length(extended: bytes) -> int:
     """The length in the two or eight bytes that follow a head's second byte."""
     length = int.from_bytes(extended)
     if length >> 63:
-        raise Failure(PROTOCOL_ERROR, "the highest bit of a length is 0")
+        raise Failure(PROTOCOL_ERROR, HIGH_LENGTH)
     # "the minimal number of bytes MUST be used to encode the length"
     if length < (126 if len(extended) == 2 else 1 << 16):
-        raise Failure(PROTOCOL_ERROR, "a length takes as few bytes as it can")
+        raise Failure(PROTOCOL_ERROR, LONG_LENGTH)
     return length
 
 
@@ -173,7 +177,7 @@ def read_close(payload: bytes) -> tuple[int, str]:
     try:
         return code, payload[2:].decode()
     except UnicodeDecodeError:
-        raise Failure(INVALID_DATA, "the close reason is not UTF-8") from None
+        raise Failure(INVALID_DATA, BAD_REASON) from None
 
 
 def build_close(code: int, reason: str) -> bytes:
