@@ -11,7 +11,8 @@ import pytest
 
 import unisock as package
 from tests.cli.command import Command, Start, hide
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
+from unisock.frameworks import find
 
 ON = "--on=asgi"
 
@@ -121,22 +122,14 @@ def test_taken_port_among_those_of_all(unisock: Start, free_ports: int) -> None:
     assert_one_line(command, f"port {free_ports + 2} on 127.0.0.1 is taken", "--port")
 
 
-@pytest.mark.parametrize(
-    ("name", "package"),
-    [
-        ("asgi", "uvicorn"),
-        ("asgi", "websockets"),
-        ("starlette", "starlette"),
-        ("fastapi", "fastapi"),
-        ("falcon", "falcon"),
-        ("falcon", "uvicorn"),
-        ("flask", "flask"),
-        ("flask", "gevent"),
-        ("flask", "geventwebsocket"),
-        ("flask", "websockets"),
-        ("aiohttp", "aiohttp"),
-    ],
-)
+NEEDED = [
+    (name, module)
+    for name in FRAMEWORKS
+    for module in (*find(name).packages.values(), *[*find(name).one_of.values()][:1])
+]
+
+
+@pytest.mark.parametrize(("name", "package"), NEEDED)
 def test_missing_package(unisock: Start, tmp_path: Path, name: str, package: str) -> None:
     hide(tmp_path, package)
     command = unisock("serve", "chat:room", f"--on={name}", "--port=0")
@@ -155,14 +148,14 @@ def test_all_where_none_is_installed(unisock: Start, tmp_path: Path) -> None:
     hide(tmp_path, "uvicorn", "gevent", "aiohttp")
     command = unisock("serve", "chat:room", "--on=all", "--port=0")
     assert command.wait() == 2
-    assert_one_line(command, "not installed: asgi, starlette, fastapi, falcon, flask, aiohttp")
+    assert_one_line(command, f"not installed: {', '.join(FRAMEWORKS)}")
 
 
 def test_uvicorn_without_a_protocol_is_left_out_of_all(unisock: Start, tmp_path: Path) -> None:
     hide(tmp_path, "websockets")
     command = unisock("serve", "chat:room", "--on=all", "--port=0", "--log-level=critical")
     assert command.line().split()[0] == "aiohttp"
-    assert_one_line(command, "left out", "'unisock[asgi,starlette,fastapi,falcon,flask]'")
+    assert_one_line(command, "left out", "'unisock[asgi,falcon,fastapi,flask,starlette]'")
 
 
 APPLICATIONS = """
@@ -245,13 +238,13 @@ def test_help(unisock: Start) -> None:
 
 def test_help_tells_the_order_of_ports(unisock: Start) -> None:
     command = unisock("serve", "--help")
-    while command.line() != "asgi, starlette, fastapi, falcon, flask, aiohttp.":
+    while command.line() != f"{', '.join(FRAMEWORKS)}.":
         continue
     assert command.wait() == 0
 
 
 def test_core_imports_neither_the_command_nor_a_framework() -> None:
-    assert not imported_by("unisock") & {"argparse", "unisock.cli", "unisock.serving", *HEAVY}
+    assert not imported_by("unisock") & {"argparse", "unisock.cli", "unisock.frameworks", *HEAVY}
 
 
 def test_the_command_imports_no_framework() -> None:

@@ -157,8 +157,9 @@ def test_no_warnings(doctor: Doctor, tmp_path: Path) -> None:
 def test_unisock_that_is_not_installed(doctor: Doctor, tmp_path: Path) -> None:
     uninstall(tmp_path, "unisock")
     (tmp_path / "unisock").symlink_to(Path(package.__file__).parent)
-    packages = doctor("--json", PYTHONPATH=str(tmp_path)).report["packages"]
-    assert {each["at_least"] for each in packages} == {None}
+    result = doctor("--json", PYTHONPATH=str(tmp_path))
+    assert (result.codes, result.report["packages"]) == (["not-installed"], [])
+    assert result.said("not-installed").endswith("-> pip install unisock")
 
 
 # What is wrong with it
@@ -220,6 +221,9 @@ def test_a_version(
     doctor: Doctor, tmp_path: Path, bound: str, installed: str, is_old: bool
 ) -> None:
     write_metadata(tmp_path, "unisock", "9", f"Requires-Dist: falcon>={bound}; extra == 'falcon'\n")
+    (tmp_path / "unisock-9.dist-info" / "entry_points.txt").write_text(
+        "[unisock.adapters]\nfalcon = unisock.adapters.records.falcon\n"
+    )
     write_metadata(tmp_path, "falcon", installed)
     result = doctor("--json")
     assert result.codes == (["too-old"] if is_old else [])

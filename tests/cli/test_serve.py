@@ -16,7 +16,7 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from tests.cli.command import Command, Start, hide
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
 
 QUIET = "--log-level=warning"
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -282,8 +282,8 @@ def test_all_are_those_that_are_installed(
 ) -> None:
     hide(tmp_path, "falcon", "gevent")
     command = unisock("serve", echo, "--on=all", f"--port={free_ports}", QUIET)
-    names = ["asgi", "starlette", "fastapi", "aiohttp"]
-    urls = command.labelled_urls(4)
+    names = [name for name in FRAMEWORKS if name not in ("falcon", "flask")]
+    urls = command.labelled_urls(len(names))
     assert urls == {name: f"ws://127.0.0.1:{free_ports + n}/" for n, name in enumerate(names)}
     for url in urls.values():
         with connect(url) as connection:

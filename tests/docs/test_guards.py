@@ -8,9 +8,9 @@ from typing import Any
 import pytest
 
 from tests.docs.documents import page
+from tests.frameworks import FRAMEWORKS
 from unisock.handshake import Handshake
 from unisock.runtime import Background, Runtime, Workers
-from unisock.serving import FRAMEWORKS
 from unisock.transport import PullTransport, Transport
 
 ADAPTERS = page("docs/reference/adapters.md").read_text()

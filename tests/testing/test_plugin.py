@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
 
 HANDLER = """
 import asyncio

@@ -11,9 +11,10 @@ import pytest
 from websockets.sync.client import connect as connect_client
 
 import unisock
+from tests.frameworks import FRAMEWORKS
 from tests.testing.twins import twins
 from unisock import HandshakeRejected, WebSocket
-from unisock.serving import FRAMEWORKS, Service
+from unisock.frameworks import Service, find
 from unisock.testing import Connect, ConnectionRejected, connect, serve
 
 ON = pytest.mark.parametrize("on", list(FRAMEWORKS))
@@ -27,7 +28,7 @@ async def echo(ws: WebSocket) -> None:
 
 
 def app_of(on: str, path: str = "/") -> Any:
-    return FRAMEWORKS[on].app(Service(echo, path))
+    return find(on).application(Service(echo, path))
 
 
 def is_free(url: str) -> bool:
