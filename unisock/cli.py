@@ -34,7 +34,7 @@ from .frameworks import (
     prepare,
 )
 from .handlers import Handler, application_kind, check_handler
-from .mounting import adapters, install_command, packages_of
+from .mounting import adapter_of, adapters, install_command, packages_of
 from .options import normalise_origin
 from .paths import PathTemplate
 from .serving import bind
@@ -271,8 +271,11 @@ def load_handler(spec: str) -> Handler:
     """
     handler = _load(spec)
     try:
+        # One that is called with one argument looks like a handler.
+        if adapter_of(handler) is not None:
+            raise TypeError("it is an application")
         return check_handler(handler)
-    except TypeError as exc:
+    except (TypeError, RuntimeError) as exc:
         raise ServeError(_application(spec, handler) or f"{spec}: {exc}") from exc
 
 

@@ -23,7 +23,7 @@ from importlib.util import find_spec
 from typing import Any
 
 from .handlers import Handler
-from .mounting import adapters, install_command, mount, only
+from .mounting import adapters, install_command, missing_package, mount, only
 from .transport import Capabilities
 
 STOP_SIGNALS = (signal.SIGINT, signal.SIGTERM)
@@ -222,8 +222,7 @@ def prepare(name: str, service: Service, grace: float = GRACE) -> AppServer:
 
 
 def _missing(name: str, exc: ModuleNotFoundError) -> str:
-    command = install_command(adapters()[name])
-    return f"serving on {name} needs the package {exc.name}: {command}"
+    return f"serving on {name} {missing_package(exc, adapters()[name])}"
 
 
 # The server of the ASGI frameworks

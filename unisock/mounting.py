@@ -161,6 +161,12 @@ def install_command(entries: Iterable[EntryPoint]) -> str:
     return f"pip install {' '.join([*own, *others])}"
 
 
+def missing_package(exc: ModuleNotFoundError, entries: Iterable[EntryPoint]) -> str:
+    """What is missing, with the command that installs it."""
+    package = str(exc.name).partition(".")[0]
+    return f"needs the package {package}: {install_command(entries)}"
+
+
 def _distribution(entry: EntryPoint) -> str:
     return entry.dist.name if entry.dist is not None else _OWN
 
@@ -176,8 +182,7 @@ def _load(entry: EntryPoint) -> ModuleType:
         module = _adapter(entry)
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(
-            f"mounting on {entry.name} needs the package {exc.name}: {install_command([entry])}",
-            name=exc.name,
+            f"mounting on {entry.name} {missing_package(exc, [entry])}", name=exc.name
         ) from exc
     assert module is not None  # `adapter_of` has seen it
     return module

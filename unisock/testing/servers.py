@@ -6,7 +6,7 @@ import asyncio
 import threading
 from collections.abc import Mapping
 from contextlib import suppress
-from inspect import signature
+from inspect import isclass, isroutine, signature
 from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar
 
@@ -63,15 +63,23 @@ def is_handler(target: Any) -> bool:
         check_handler(target)
     except TypeError:
         if framework_of(target) is None:
-            entry = adapter_of(target)
-            if entry is not None:
-                raise TypeError(
-                    f"{entry.name} has an adapter, but there is no server for it here: run its "
-                    "own, or connect() to the handler"
-                ) from None
+            _check_served(target)
             raise
         return False
-    return True
+    if isroutine(target) or isclass(target) or adapter_of(target) is None:
+        return True
+    _check_served(target)  # an application that may be called with one argument, as a handler is
+    return False
+
+
+def _check_served(app: object) -> None:
+    """Raise for an application of a framework that nothing here serves."""
+    entry = adapter_of(app)
+    if entry is not None and framework_of(app) is None:
+        raise TypeError(
+            f"{entry.name} has an adapter, but there is no server for it here: run its "
+            "own, or connect() to the handler"
+        )
 
 
 def server_for(
