@@ -19,6 +19,7 @@ def _params() -> Iterator[Any]:
     frameworks: set[str] = set()
     for row in ROWS:
         marks = [pytest.mark.full_matrix] if row.framework in frameworks else []
+        marks += [pytest.mark.on_lowest] if row.on_lowest else []
         frameworks.add(row.framework)
         yield pytest.param(row, id=row.name, marks=marks)
 
@@ -52,5 +53,10 @@ def test_no_row_is_left_out() -> None:
 
 
 def test_the_short_matrix_has_one_row_for_each_framework() -> None:
-    rows: list[Row] = [param.values[0] for param in _params() if not param.marks]
+    short = [param for param in _params() if pytest.mark.full_matrix not in param.marks]
+    rows: list[Row] = [param.values[0] for param in short]
     assert [row.framework for row in rows] == list(dict.fromkeys(row.framework for row in ROWS))
+
+
+def test_each_framework_has_a_row_on_the_lowest_versions() -> None:
+    assert sorted(row.framework for row in ROWS if row.on_lowest) == sorted(FRAMEWORKS)

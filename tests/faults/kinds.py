@@ -31,7 +31,7 @@ MAIN = FRAMEWORKS
 """The kinds that are a framework on its main server."""
 KINDS = (*MAIN, "hypercorn", "gunicorn")
 """Starlette on hypercorn and Flask on gunicorn as well."""
-UVICORN = ("asgi", "starlette", "fastapi", "falcon")
+UVICORN = tuple(name for name in MAIN if "uvicorn" in find(name).packages)
 GEVENT = ("flask", "gunicorn")
 
 
@@ -77,7 +77,7 @@ def make_app(framework: str, handlers: str) -> Any:
     if framework == "asgi":
         app = _bare_asgi(table)
     else:
-        pings: Any = _pings() if framework in ("flask", "aiohttp") else {}  # unisock's own
+        pings: Any = {} if framework in UVICORN else _pings()  # unisock's own
         app = find(framework).application(Service(_nobody, "/unused"))
         for path, (handler, options) in table.items():
             unisock.mount(app, path, handler, **options, **pings)

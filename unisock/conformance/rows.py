@@ -39,6 +39,7 @@ class Row:
         request_type: the type of `WebSocket.request`, or a base of it.
         prefix: what stands before the path of an application that is mounted
             below another one.
+        on_lowest: whether it runs on the lowest versions that are admitted.
     """
 
     name: str
@@ -53,6 +54,7 @@ class Row:
     by_hand: Mapping[str, str] = field(default_factory=dict)
     request_type: str = "builtins.object"
     prefix: str = "/prefix"
+    on_lowest: bool = False
 
     def __post_init__(self) -> None:
         for capability in fields(self.capabilities):
@@ -98,6 +100,7 @@ def rows_of(
     *,
     lacks: Mapping[str, str] = MappingProxyType({}),
     run_by: Mapping[str, Sequence[str]] = MappingProxyType({}),
+    on_lowest: str,
     **attributes: Any,
 ) -> tuple[Row, ...]:
     """The rows of a framework of this project's, one for each of its servers.
@@ -107,10 +110,17 @@ def rows_of(
         servers: what each server lacks, by its name.
         lacks: what the framework lacks on all of them.
         run_by: for a server whose process another module starts: that and its arguments.
+        on_lowest: the server that runs on the lowest versions that are admitted.
         **attributes: those of `Row`.
     """
     return tuple(
-        _row(framework, server, {**of_server, **lacks}, run_by.get(server, ()), attributes)
+        _row(
+            framework,
+            server,
+            {**of_server, **lacks},
+            run_by.get(server, ()),
+            {**attributes, "on_lowest": server == on_lowest},
+        )
         for server, of_server in servers.items()
     )
 

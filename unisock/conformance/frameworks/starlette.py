@@ -20,6 +20,7 @@ ROWS = rows_of(
     "starlette",
     {**SERVERS, **DAPHNE, **WRAPPED},
     lacks={"flask_context": FLASKS_OWN},
+    on_lowest="uvicorn websockets",
     request_type="starlette.requests.HTTPConnection",
     no_route_status=403,
     routers={"Router": "/routed/{}"},
