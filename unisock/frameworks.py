@@ -16,8 +16,10 @@ import asyncio
 import math
 import signal
 import socket
+import threading
 from abc import ABC, abstractmethod
 from collections.abc import Callable, Iterable, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import dataclass, field
 from importlib.util import find_spec
 from typing import Any
@@ -77,13 +79,17 @@ class AppServer(ABC):
             and stops.  Where it has not, an ASGI server need not ask: one that is
             interrupted amid that logs tracebacks.
 
+    Attributes:
+        app: the application.
+        grace: the seconds.
+
     Raises:
         ModuleNotFoundError: a package that it needs is missing.
     """
 
     def __init__(self, app: Any, grace: float = GRACE, lifespan: bool = False) -> None:
-        self._app = app
-        self._grace = grace
+        self.app = app
+        self.grace = grace
 
     @abstractmethod
     def run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
@@ -97,6 +103,49 @@ class AppServer(ABC):
     @abstractmethod
     def stop(self) -> None:
         """End `run`, from any thread, as soon as it has called `on_started`."""
+
+
+class AsyncioServer(AppServer):
+    """A server that runs on asyncio."""
+
+    _loop: asyncio.AbstractEventLoop
+    _stopping: asyncio.Event
+
+    def run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
+        """Serve until `stop` or a signal; a second signal cancels `serve`."""
+        with suppress(asyncio.CancelledError):
+            asyncio.run(self._run(listener, on_started))
+
+    def stop(self) -> None:
+        """End `run`."""
+        with suppress(RuntimeError):  # it has ended already
+            self._loop.call_soon_threadsafe(self._stopping.set)
+
+    @abstractmethod
+    async def serve(
+        self, listener: socket.socket, on_started: Callable[[], None], stopping: asyncio.Event
+    ) -> None:
+        """Serve until `stopping` is set, and give connections `grace` seconds to end.
+
+        Args:
+            listener: a listening socket.
+            on_started: to be called when it serves.
+            stopping: is set by `stop` and by a signal.
+        """
+
+    async def _run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
+        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
+        task = asyncio.current_task()
+        assert task is not None
+        if threading.current_thread() is threading.main_thread():
+            for number in STOP_SIGNALS:
+                self._loop.add_signal_handler(number, self._on_signal, task)
+        await self.serve(listener, on_started, self._stopping)
+
+    def _on_signal(self, task: asyncio.Task[None]) -> None:
+        if self._stopping.is_set():
+            task.cancel()
+        self._stopping.set()
 
 
 @dataclass(frozen=True, slots=True)
@@ -273,7 +322,7 @@ class Uvicorn(AppServer):
 
     async def _stoppable(self, scope: Any, receive: Any, send: Any) -> None:
         try:
-            await self._app(scope, receive, send)
+            await self.app(scope, receive, send)
         except asyncio.CancelledError:
             # A handler that had not ended by itself; uvicorn would log it as
             # an error, with a traceback.

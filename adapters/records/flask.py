@@ -46,13 +46,13 @@ class Server(AppServer):
         import gevent
 
         logger = logging.getLogger("gevent.pywsgi")
-        server = self._server_class(listener, self._app, log=logger, error_log=logger)
+        server = self._server_class(listener, self.app, log=logger, error_log=logger)
         self._stop = gevent.get_hub().loop.async_()  # what another thread may wake a hub with
         self._stop.start(server.close)
         # Before the greenlet is there: the hub runs while the host's name is looked up.
         server.start()
         gevent.spawn(on_started)  # when it serves, and a signal stops it
-        server.serve_forever(self._grace)
+        server.serve_forever(self.grace)
         self._stop.close()
 
     def stop(self) -> None:

@@ -25,16 +25,12 @@ TIMEOUT = 60
 ADAPTER = '''
 """Tornado on its own server: the adapter and its record, in one module."""
 
-import asyncio
-import signal
-import threading
-
 from tornado.httpserver import HTTPServer
 from tornado.web import Application
 
 from tornado_carrier import route
 from unisock import Capabilities
-from unisock.frameworks import AppServer, Finding, Framework
+from unisock.frameworks import AsyncioServer, Finding, Framework
 
 APPLICATIONS = (Application,)
 
@@ -44,22 +40,12 @@ def mount(app, template, handler, **options):
     app.add_handlers(".*", [(pattern, route(handler, **options))])
 
 
-class Server(AppServer):
-    def run(self, listener, on_started):
-        asyncio.run(self._serve(listener, on_started))
-
-    def stop(self):
-        self._loop.call_soon_threadsafe(self._stopping.set)
-
-    async def _serve(self, listener, on_started):
-        self._loop, self._stopping = asyncio.get_running_loop(), asyncio.Event()
-        if threading.current_thread() is threading.main_thread():
-            for number in (signal.SIGINT, signal.SIGTERM):
-                self._loop.add_signal_handler(number, self._stopping.set)
-        server = HTTPServer(self._app)
+class Server(AsyncioServer):
+    async def serve(self, listener, on_started, stopping):
+        server = HTTPServer(self.app)
         server.add_socket(listener)
         on_started()
-        await self._stopping.wait()
+        await stopping.wait()
         server.stop()
 
 
