@@ -145,7 +145,7 @@ def test_missing_package_of_one_of_a_list(unisock: Start, tmp_path: Path) -> Non
 
 
 def test_all_where_none_is_installed(unisock: Start, tmp_path: Path) -> None:
-    hide(tmp_path, "uvicorn", "gevent", "aiohttp")
+    hide(tmp_path, *{module for _, module in NEEDED})
     command = unisock("serve", "chat:room", "--on=all", "--port=0")
     assert command.wait() == 2
     assert_one_line(command, f"not installed: {', '.join(FRAMEWORKS)}")
@@ -154,16 +154,13 @@ def test_all_where_none_is_installed(unisock: Start, tmp_path: Path) -> None:
 def test_uvicorn_without_a_protocol_is_left_out_of_all(unisock: Start, tmp_path: Path) -> None:
     hide(tmp_path, "websockets")
     command = unisock("serve", "chat:room", "--on=all", "--port=0", "--log-level=critical")
-    assert command.line().split()[0] == "aiohttp"
-    assert_one_line(command, "left out", "'unisock[asgi,falcon,fastapi,flask,starlette]'")
+    need = [name for name in FRAMEWORKS if (name, "websockets") in NEEDED]
+    assert command.line().split()[0] == next(name for name in FRAMEWORKS if name not in need)
+    assert_one_line(command, "left out", f"'unisock[{','.join(need)}]'")
 
 
 APPLICATIONS = """
-from aiohttp.web import Application
-from falcon.asgi import App as Falcon
 from fastapi import APIRouter, FastAPI
-from flask import Flask
-from starlette.applications import Starlette
 from unisock.adapters.asgi import ASGIApp
 
 class OwnFastAPI(FastAPI): ...
@@ -172,21 +169,15 @@ async def handler(ws): ...
 async def function(scope, receive, send): ...
 def wsgi(environ, start_response): ...
 
-aiohttp, falcon, fastapi, starlette = Application(), Falcon(), FastAPI(), Starlette()
-router, own, flask, bare = APIRouter(), OwnFastAPI(), Flask("x"), ASGIApp(handler)
+router, own, bare = APIRouter(), OwnFastAPI(), ASGIApp(handler)
 """
 
 
 @pytest.mark.parametrize(
     ("name", "what", "run"),
     [
-        ("aiohttp", "aiohttp.web_app.Application", "gunicorn -k aiohttp.GunicornWebWorker"),
-        ("falcon", "falcon.asgi.app.App", "uvicorn"),
-        ("fastapi", "fastapi.applications.FastAPI", "uvicorn"),
         ("own", "apps.OwnFastAPI", "uvicorn"),
         ("router", "fastapi.routing.APIRouter", "uvicorn"),
-        ("starlette", "starlette.applications.Starlette", "uvicorn"),
-        ("flask", "flask.app.Flask", "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker"),
         ("bare", "ASGI application", "uvicorn"),
         ("function", "ASGI application", "uvicorn"),
         ("wsgi", "WSGI application", "gunicorn"),
@@ -200,6 +191,26 @@ def test_an_application_in_place_of_a_handler(
     assert command.wait() == 2
     parts = (what, "no handler", "apps:HANDLER", f"`{run} apps:{name}`")
     assert_one_line(command, f"apps:{name} is a", *parts)
+
+
+FRAMEWORKS_APP = """
+from unisock.frameworks import Service, find
+
+async def handler(ws): ...
+
+app = find({!r}).application(Service(handler, "/"))
+"""
+
+
+@pytest.mark.parametrize("name", [name for name in FRAMEWORKS if find(name).adapter])
+def test_an_application_of_each_framework_in_place_of_a_handler(
+    unisock: Start, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "apps.py").write_text(FRAMEWORKS_APP.format(name))
+    command = unisock("serve", "apps:app", ON)
+    assert command.wait() == 2
+    run = (find(name).command or "").format("apps:app")
+    assert_one_line(command, f"apps:app is a {name}.", "no handler", "apps:HANDLER", f"`{run}`")
 
 
 @pytest.mark.parametrize(
@@ -251,7 +262,7 @@ def test_the_command_imports_no_framework() -> None:
     assert not imported_by("unisock.cli") & HEAVY
 
 
-HEAVY = {"aiohttp", "falcon", "fastapi", "flask", "gevent", "starlette", "uvicorn", "websockets"}
+HEAVY = {module for _, module in NEEDED}
 
 
 def imported_by(module: str) -> set[str]:

@@ -140,10 +140,10 @@ def test_the_text(doctor: Doctor) -> None:
 
 
 def test_no_warnings(doctor: Doctor, tmp_path: Path) -> None:
-    uninstall(tmp_path, "hypercorn", "daphne", "gunicorn", "aiohttp")
+    uninstall(tmp_path, "hypercorn", "daphne", "gunicorn", "falcon")
     status, output, _ = doctor()
     assert (status, output.splitlines()[-1]) == (0, "no warnings")
-    for name in ("hypercorn", "daphne", "gunicorn", "aiohttp"):
+    for name in ("hypercorn", "daphne", "gunicorn", "falcon"):
         assert f"{name:<18}not installed\n" in output
         assert f"on {name}" not in output
 

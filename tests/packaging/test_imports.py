@@ -166,7 +166,6 @@ def test_a_star_import_gives_them_and_nothing_else() -> None:
         ("falcon", {"WebSocketResource", "mount", "responder"}),
         ("flask", {"WebSocketHandler", "mount", "view"}),
         ("gunicorn", {"WebSocketWorker"}),
-        ("aiohttp", {"mount", "view"}),
     ],
 )
 def test_an_adapter_has_the_names_that_are_documented(adapter: str, names: set[str]) -> None:
