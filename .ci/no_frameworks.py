@@ -7,7 +7,7 @@ from unisock.frameworks import find, names
 
 RECORDS = [find(name) for name in names()]
 NAMES = {
-    *(module for each in RECORDS for module in (*each.packages.values(), *each.one_of.values())),
+    *(module for each in RECORDS for module in each.packages.values()),
     *(server.partition(",")[0] for each in RECORDS for server in each.capabilities),
 }
 

@@ -190,8 +190,10 @@ def _packages(records: Mapping[str, Framework]) -> list[Package]:
         for server in map(_package_of, record.capabilities):
             modules.setdefault(server, record.packages.get(server, server))
     for record in records.values():
-        for package, module in {**record.packages, **record.one_of}.items():
+        for package, module in record.packages.items():
             modules.setdefault(package, module)
+    if "uvicorn" in modules:  # it may speak WebSockets by that
+        modules["wsproto"] = "wsproto"
     bounds = _lower_bounds()
     return [_package(name, module, bounds.get(name)) for name, module in modules.items()]
 

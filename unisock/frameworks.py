@@ -190,7 +190,6 @@ class Framework:
         application: makes an application with a service on it.
         server: makes the server of an application, as `AppServer`.
         packages: the modules that both import, by the name that pip knows them by.
-        one_of: the same for modules of which one is enough.
         adapter: the name of the module with ``mount`` and ``APPLICATIONS``, where
             that is not the record's own module.
         command: how an application is run, with ``{}`` for ``MODULE:APP``.
@@ -202,7 +201,6 @@ class Framework:
     application: Callable[[Service], Any]
     server: Callable[[Any, float, bool], AppServer]
     packages: Mapping[str, str]
-    one_of: Mapping[str, str] = field(default_factory=dict)
     adapter: str | None = None
     command: str | None = None
     capabilities: Mapping[str, Capabilities] = field(default_factory=dict)
@@ -210,9 +208,7 @@ class Framework:
 
     def is_installed(self) -> bool:
         """Whether all of it can be imported."""
-        return all(map(find_spec, self.packages.values())) and (
-            not self.one_of or any(map(find_spec, self.one_of.values()))
-        )
+        return all(map(find_spec, self.packages.values()))
 
 
 def names() -> list[str]:
@@ -276,14 +272,12 @@ def _missing(name: str, exc: ModuleNotFoundError) -> str:
 
 # The server of the ASGI frameworks
 
-UVICORN = {"uvicorn": "uvicorn"}
-"""What `Uvicorn` needs; `packages` of an ASGI framework."""
-UVICORN_PROTOCOLS = {"websockets": "websockets", "wsproto": "wsproto"}
-"""One of these it needs too, for its own class speaks HTTP alone: `one_of`."""
+UVICORN = {"uvicorn": "uvicorn", "websockets": "websockets"}
+"""What `Uvicorn` needs: a part of the `packages` of an ASGI framework."""
 
 
 class Uvicorn(AppServer):
-    """uvicorn, for the applications of any ASGI framework."""
+    """uvicorn with unisock's WebSocket class, for the applications of any ASGI framework."""
 
     def __init__(self, app: Any, grace: float = GRACE, lifespan: bool = False) -> None:
         super().__init__(app, grace, lifespan)
@@ -291,6 +285,7 @@ class Uvicorn(AppServer):
 
         config = uvicorn.Config(
             self._stoppable,
+            ws="unisock.adapters.uvicorn:WebSocketProtocol",
             lifespan="auto" if lifespan else "off",
             interface="asgi3",  # it does not see that of a method
             log_config=None,
@@ -299,9 +294,7 @@ class Uvicorn(AppServer):
             # uvicorn counts whole seconds
             timeout_graceful_shutdown=math.ceil(grace),
         )
-        config.load()
-        if config.ws_protocol_class is None:
-            raise ModuleNotFoundError(name="websockets")
+        config.load()  # the class, which needs the package websockets
         self._server = uvicorn.Server(config)
 
     def run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:

@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unisock.adapters.asgi import SERVERS, ASGIApp
-from unisock.frameworks import UVICORN, UVICORN_PROTOCOLS, Framework, Service, Uvicorn
+from unisock.frameworks import UVICORN, Framework, Service, Uvicorn
 
 
 def application(service: Service) -> Any:
@@ -17,7 +17,6 @@ FRAMEWORK = Framework(
     application=application,
     server=Uvicorn,
     packages=UVICORN,
-    one_of=UVICORN_PROTOCOLS,
     command="uvicorn {}",
     capabilities=SERVERS,
 )

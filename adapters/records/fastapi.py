@@ -5,7 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from unisock.adapters.asgi import SERVERS
-from unisock.frameworks import UVICORN, UVICORN_PROTOCOLS, Framework, Service, Uvicorn
+from unisock.frameworks import UVICORN, Framework, Service, Uvicorn
 
 
 def application(service: Service) -> Any:
@@ -19,7 +19,6 @@ FRAMEWORK = Framework(
     application=application,
     server=Uvicorn,
     packages={"fastapi": "fastapi", **UVICORN},
-    one_of=UVICORN_PROTOCOLS,
     adapter="unisock.adapters.fastapi",
     command="uvicorn {}",
     capabilities=SERVERS,

@@ -112,7 +112,8 @@ MOUNTABLE = {name: record for name, record in RECORDS.items() if record.adapter}
         (name, module)
         for name, record in MOUNTABLE.items()
         for module in record.packages.values()
-        if module != "uvicorn"  # an ASGI application needs no server to be mounted on
+        # an ASGI application needs no server to be mounted on
+        if "uvicorn" not in record.packages or module == name
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(

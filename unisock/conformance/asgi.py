@@ -122,10 +122,14 @@ SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
 """What every ASGI framework runs on; the first is the one of the short matrix."""
 DAPHNE: Mapping[str, Mapping[str, str]] = MappingProxyType({"daphne": _DAPHNE})
 """What Daphne lacks is the same on every framework: two of them show it."""
-WRAPPED: Mapping[str, Mapping[str, str]] = MappingProxyType(
-    {"uvicorn unisock wrapped": _UVICORN_UNISOCK}
+VARIANTS: Mapping[str, Mapping[str, str]] = MappingProxyType(
+    {
+        "uvicorn unisock uvloop": _UVICORN_UNISOCK,
+        "uvicorn unisock wrapped": _UVICORN_UNISOCK,
+    }
 )
-"""Middleware wraps the server's callables, which is the same on every framework: one shows it."""
+"""The event loop, and middleware that wraps the server's callables, are the same on every
+framework: one shows them."""
 
 
 # Middleware
@@ -209,16 +213,17 @@ def serve_asgi(framework: str, make_app: Callable[[], ASGI], server: str, port: 
 def _uvicorn(app: ASGI, variant: str, port: int) -> None:
     import uvicorn
 
-    if variant == "unisock wrapped":
-        app = _wrapped(app)
+    ws: Any = variant
     if variant.startswith("unisock"):
-        variant = "unisock.adapters.uvicorn:WebSocketProtocol"
+        from unisock.adapters.uvicorn import WebSocketProtocol
+
+        ws = WebSocketProtocol
     uvicorn.run(
-        app,
+        _wrapped(app) if variant.endswith("wrapped") else app,
         port=port,
-        ws=variant,
+        ws=ws,
         http="h11",
-        loop="asyncio",
+        loop="uvloop" if variant.endswith("uvloop") else "asyncio",
         log_config=None,
         timeout_graceful_shutdown=GRACE,
     )

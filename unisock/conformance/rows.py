@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import os
 import sys
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Collection, Mapping, Sequence
 from dataclasses import dataclass, field, fields
 from types import MappingProxyType
 from typing import Any
@@ -100,7 +100,7 @@ def rows_of(
     *,
     lacks: Mapping[str, str] = MappingProxyType({}),
     run_by: Mapping[str, Sequence[str]] = MappingProxyType({}),
-    on_lowest: str,
+    on_lowest: Collection[str],
     **attributes: Any,
 ) -> tuple[Row, ...]:
     """The rows of a framework of this project's, one for each of its servers.
@@ -110,7 +110,7 @@ def rows_of(
         servers: what each server lacks, by its name.
         lacks: what the framework lacks on all of them.
         run_by: for a server whose process another module starts: that and its arguments.
-        on_lowest: the server that runs on the lowest versions that are admitted.
+        on_lowest: the servers that run on the lowest versions that are admitted.
         **attributes: those of `Row`.
     """
     return tuple(
@@ -119,7 +119,7 @@ def rows_of(
             server,
             {**of_server, **lacks},
             run_by.get(server, ()),
-            {**attributes, "on_lowest": server == on_lowest},
+            {**attributes, "on_lowest": server in on_lowest},
         )
         for server, of_server in servers.items()
     )

@@ -28,7 +28,7 @@ ROWS = rows_of(
             "quiet_header": "aiohttp 3.14 logs a traceback for a header that is too long",
         }
     },
-    on_lowest="aiohttp",
+    on_lowest=["aiohttp"],
     request_type="aiohttp.web_request.Request",
     routers={"RouteTableDef": "/routed/{}", "UrlDispatcher": "/dispatched/{}"},
     by_hand={"view": "/by-hand/{}"},

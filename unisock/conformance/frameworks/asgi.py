@@ -31,7 +31,7 @@ ROWS = rows_of(
         "page_beside": _NO_MOUNT,
         "flask_context": FLASKS_OWN,
     },
-    on_lowest="uvicorn websockets",
+    on_lowest=["uvicorn websockets"],
     request_type="builtins.dict",
     no_route_status=403,
     by_hand={"ASGIApp": "/by-hand/{}"},

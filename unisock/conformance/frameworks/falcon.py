@@ -24,7 +24,7 @@ ROWS = rows_of(
         "flask_context": FLASKS_OWN,
         "quiet_http_1_0": "Falcon 4.4 raises for HTTP/1.0, where the server tells of it",
     },
-    on_lowest="uvicorn websockets",
+    on_lowest=["uvicorn websockets"],
     request_type="falcon.asgi.request.Request",
     no_route_status=403,
     by_hand={

@@ -18,7 +18,7 @@ ROWS = rows_of(
     "fastapi",
     SERVERS,
     lacks={"flask_context": FLASKS_OWN},
-    on_lowest="uvicorn websockets",
+    on_lowest=["uvicorn websockets"],
     request_type="starlette.requests.HTTPConnection",
     no_route_status=403,
     routers={"APIRouter": "/routed/{}"},

@@ -49,7 +49,7 @@ ROWS = rows_of(
     },
     # As users patch: before anything else is imported.
     run_by={"WSGIServer patched": ("gevent.monkey", "--module")},
-    on_lowest="WSGIServer unpatched",
+    on_lowest=["WSGIServer unpatched"],
     request_type="flask.wrappers.Request",
     routers={"Blueprint": "/routed/{}"},
     by_hand={"add_url_rule": "/by-hand/{}"},

@@ -6,7 +6,7 @@ from unisock.conformance.asgi import (
     ASGI,
     DAPHNE,
     SERVERS,
-    WRAPPED,
+    VARIANTS,
     around,
     leaving,
     own_error_handlers,
@@ -18,9 +18,9 @@ from unisock.conformance.rows import FLASKS_OWN, rows_of
 
 ROWS = rows_of(
     "starlette",
-    {**SERVERS, **DAPHNE, **WRAPPED},
+    {**SERVERS, **DAPHNE, **VARIANTS},
     lacks={"flask_context": FLASKS_OWN},
-    on_lowest="uvicorn websockets",
+    on_lowest=["uvicorn websockets", "uvicorn unisock"],
     request_type="starlette.requests.HTTPConnection",
     no_route_status=403,
     routers={"Router": "/routed/{}"},
