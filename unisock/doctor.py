@@ -205,13 +205,8 @@ def _package_of(server: str) -> str:
 
 def _lower_bounds() -> dict[str, str]:
     """The lowest version of each package that an adapter's distribution requires."""
-    distributions = {
-        entry.dist.name: entry.dist
-        for entries in adapters().values()
-        for entry in entries
-        if entry.dist is not None
-    }
-    requirements = [line for each in distributions.values() for line in each.requires or ()]
+    found = [entry.dist for entries in adapters().values() for entry in entries]
+    requirements = [line for each in found if each is not None for line in each.requires or ()]
     matches = (re.match(r"([\w.-]+)>=([\w.]+)", requirement) for requirement in requirements)
     return {match[1].lower(): match[2] for match in matches if match}
 

@@ -9,7 +9,7 @@ import json
 import os
 import subprocess
 import sys
-from collections.abc import Iterator
+from collections.abc import Generator
 from contextlib import contextmanager
 from importlib.metadata import version
 from pathlib import Path
@@ -106,7 +106,7 @@ class Site:
         return process.returncode, output, errors
 
     @contextmanager
-    def serving(self, *arguments: str, count: int = 1) -> Iterator[list[str]]:
+    def serving(self, *arguments: str, count: int = 1) -> Generator[list[str]]:
         """The first lines of ``unisock serve``, that is stopped at the end."""
         process = self.start("-m", "unisock", "serve", "examples.echo:echo", *arguments)
         try:
@@ -275,6 +275,11 @@ APPLICATIONS = (Application,)
 def mount(app, template, handler, **options):
     app.add_handlers(".*", [(template.render(str), route(handler, **options))])
 """
+SERVES = """
+from tornado.web import Application
+from unisock.testing import serve
+serve(Application())
+"""
 MOUNTS = """
 import unisock
 from examples.echo import echo
@@ -287,6 +292,10 @@ print("mounted")
 def test_an_adapter_without_a_record_is_mounted_on_and_not_served(tornado: Site) -> None:
     tornado.write(tornado_adapter=BARE, mounts=MOUNTS)
     assert tornado.run("mounts.py")[:2] == (0, "mounted\n")
+    tornado.write(serves=SERVES)
+    status, _, errors = tornado.run("serves.py")
+    assert status == 1
+    assert "TypeError: tornado has an adapter, but there is no server for it here" in errors
     arguments = ("-m", "unisock", "serve", "examples.echo:echo")
     for on in ("--on=tornado", "--on=tornado,asgi"):
         status, _, errors = tornado.run(*arguments, on)
@@ -317,6 +326,8 @@ def test_two_distributions_with_an_adapter_for_one_framework(tornado: Site) -> N
     assert told["two-adapters"]["text"] == both
     assert told["two-adapters"]["remedy"] == "uninstall all but one of them"
     assert "unknown-app" not in told
+    status, _, errors = tornado.run("-m", "unisock", "serve", "app:app", "--on=asgi")
+    assert (status, both in errors) == (2, True)
     with tornado.serving("--on=asgi", "--port=0") as (line,):
         echoes(line.split()[0])
 

@@ -161,6 +161,14 @@ def test_an_unknown_application_lists_the_frameworks(app: object) -> None:
     assert type(app).__qualname__ in str(caught.value)
 
 
+def test_an_unknown_application_where_an_adapter_cannot_be_imported(
+    known: Callable[..., None],
+) -> None:
+    known(thirdparty="no_such_package.adapter")
+    with pytest.raises(TypeError, match=r"frameworks known: thirdparty;"):
+        unisock.mount(object(), "/", handler)
+
+
 def test_a_missing_package_names_the_command(known: Callable[..., None]) -> None:
     known(thirdparty="no_such_package.adapter")
     with pytest.raises(ModuleNotFoundError) as caught:
