@@ -3,23 +3,16 @@
 import importlib.util
 import sys
 
-NAMES = [
-    "aiohttp",
-    "falcon",
-    "fastapi",
-    "flask",
-    "gevent",
-    "geventwebsocket",
-    "granian",
-    "gunicorn",
-    "hypercorn",
-    "starlette",
-    "uvicorn",
-    "websockets",
-    "werkzeug",
-    "wsproto",
-]
+from unisock.frameworks import find, names
 
-if found := [name for name in NAMES if importlib.util.find_spec(name)]:
+RECORDS = [find(name) for name in names()]
+NAMES = {
+    *(module for each in RECORDS for module in each.packages.values()),
+    *(server.partition(",")[0] for each in RECORDS for server in each.capabilities),
+}
+
+if not NAMES:
+    sys.exit("unisock has no records of frameworks here")
+if found := [name for name in sorted(NAMES) if importlib.util.find_spec(name)]:
     sys.exit(f"installed, and should not be: {', '.join(found)}")
-print("no framework and no server is installed")
+print(f"not installed: {', '.join(sorted(NAMES))}")

@@ -13,7 +13,9 @@ import sys
 
 import websockets
 
-FRAMEWORKS = {"starlette", "fastapi", "falcon", "flask", "aiohttp", "asgi"}
+from unisock.frameworks import names
+
+FRAMEWORKS = set(names())
 
 
 async def main(folder: str, command: str) -> None:

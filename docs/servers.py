@@ -5,18 +5,16 @@ python docs/servers.py
 
 from __future__ import annotations
 
-import runpy
 from collections.abc import Collection, Iterable
 from dataclasses import fields
 from pathlib import Path
 
 from unisock import Capabilities
-from unisock.conformance.rows import ROWS, Row
+from unisock.conformance.matrix import ROWS
+from unisock.conformance.rows import Row
 
 ROOT = Path(__file__).parents[1]
 README = ROOT / "README.md"
-# Its row stands where a third party's would, and not with the others.
-AIOHTTP = ROOT / "tests" / "conformance_aiohttp" / "test_conformance_aiohttp.py"
 BEGIN = "<!-- servers: begin (written by docs/servers.py) -->\n"
 END = "<!-- servers: end -->"
 
@@ -37,11 +35,13 @@ def table(rows: Iterable[Row]) -> str:
     servers: dict[str, list[Row]] = {}
     for row in rows:
         servers.setdefault(row.server, []).append(row)
+    # Those come first that most frameworks run on.
+    groups = sorted(servers.items(), key=lambda group: -len(group[1]))
     reasons = Reasons()
     lines = [
         f"| server | frameworks | {' | '.join(COLUMNS.values())} |",
         "|---|---" + "|:-:" * len(COLUMNS) + "|",
-        *(line(server, group, reasons) for server, group in servers.items()),
+        *(line(server, group, reasons) for server, group in groups),
     ]
     return "\n".join([*lines, "", *reasons.notes(), ""])
 
@@ -87,11 +87,10 @@ class Reasons:
 
 def update(readme: str) -> str:
     """The README with the table of today."""
-    rows = [*ROWS, runpy.run_path(str(AIOHTTP))["AIOHTTP"]]
     before, _, rest = readme.partition(BEGIN)
     _, end, after = rest.partition(END)
     assert end, "the README has no place for the table"
-    return f"{before}{BEGIN}\n{table(rows)}\n{END}{after}"
+    return f"{before}{BEGIN}\n{table(ROWS)}\n{END}{after}"
 
 
 if __name__ == "__main__":

@@ -68,6 +68,9 @@ def pytest_configure(config: pytest.Config) -> None:
     config.addinivalue_line(
         "markers", "full_matrix: a row that only `--matrix full` runs; others stand for it"
     )
+    config.addinivalue_line(
+        "markers", "on_lowest: a row that runs on the lowest versions that are admitted"
+    )
     config.pluginmanager.register(_Matrix(config), "unisock-matrix")
 
 

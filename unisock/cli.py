@@ -23,23 +23,32 @@ from typing import Any, NoReturn
 
 from . import __version__, doctor
 from .addresses import url_host
+from .frameworks import (
+    STOP_SIGNALS,
+    Framework,
+    NotInstalled,
+    ServeError,
+    Service,
+    find,
+    names,
+    prepare,
+)
 from .handlers import Handler, application_kind, check_handler
-from .mounting import packages_of
+from .mounting import adapter_of, adapters, install_command, packages_of
 from .options import normalise_origin
 from .paths import PathTemplate
-from .serving import FRAMEWORKS, STOP_SIGNALS, ServeError, Service, bind, prepare
+from .serving import bind
 from .workers import reporting, serve_all
 
 _DESCRIPTION = """\
-Run a WebSocket handler on a framework.  The server is uvicorn with unisock's
-WebSocket class, gevent's WSGIServer for flask, and aiohttp's own for aiohttp.
+Run a WebSocket handler on a framework, with the server that its users run.
 The current directory is searched for MODULE first.  Ctrl-C or SIGTERM stops it.
 """
 _ALL = "all"
-_EPILOG = f"""\
+_EPILOG = """\
 --on all starts one process for each framework that is installed, on
 consecutive ports from --port on, in this order:
-{", ".join(FRAMEWORKS)}.
+{}.
 With a list they have the order of the list.  With --port 0 each takes a free
 one.
 
@@ -122,8 +131,9 @@ def _serve(args: argparse.Namespace) -> int:
     elif args.on == [_ALL] or len(args.on) > 1:
         load_handler(args.handler)  # what is wrong with it is said once
         arguments = _worker_arguments(args)
-        names = _installed(args.on)
-        serve_all(names, args.host, args.port, arguments, lambda ports: _tell(args, ports))
+        serve_all(
+            _installed(args.on), args.host, args.port, arguments, lambda ports: _tell(args, ports)
+        )
     else:
         server = prepare(args.on[0], _service(args))
         listener = bind(args.host, args.port)
@@ -138,14 +148,28 @@ def _installed(asked: list[str]) -> list[str]:
     Raises:
         ServeError: one that was asked for by its name is not, or none is.
     """
-    names = [*FRAMEWORKS] if asked == [_ALL] else asked
-    missing = [name for name in names if not FRAMEWORKS[name].is_installed()]
+    wants_all = asked == [_ALL]
+    found: list[str] = []
+    missing: list[str] = []
+    for name in names() if wants_all else asked:
+        try:
+            (found if find(name).is_installed() else missing).append(name)
+        except NotInstalled:
+            missing.append(name)
+        except ServeError as exc:
+            if not wants_all:
+                raise
+            print(f"unisock serve: left out: {exc}", file=sys.stderr)
     if missing:
-        text = f"{', '.join(missing)} (pip install 'unisock[{','.join(missing)}]')"
-        if asked != [_ALL] or missing == names:
+        known = adapters()
+        command = install_command(known[name][0] for name in missing)
+        text = f"{', '.join(missing)} ({command})"
+        if not wants_all or not found:
             raise ServeError(f"not installed: {text}")
         print(f"unisock serve: not installed, and left out: {text}", file=sys.stderr)
-    return [name for name in names if name not in missing]
+    elif not found:
+        raise ServeError("no framework is installed: pip install 'unisock[all]'")
+    return found
 
 
 def _service(args: argparse.Namespace) -> Service:
@@ -247,36 +271,40 @@ def load_handler(spec: str) -> Handler:
     """
     handler = _load(spec)
     try:
+        # One that is called with one argument looks like a handler.
+        if adapter_of(handler) is not None:
+            raise TypeError("it is an application")
         return check_handler(handler)
-    except TypeError as exc:
+    except (TypeError, RuntimeError) as exc:
         raise ServeError(_application(spec, handler) or f"{spec}: {exc}") from exc
 
 
-# How an application is run, by its framework or its kind.
-_UVICORN = "uvicorn {}"
-_RUNS = {
-    "falcon": _UVICORN,
-    "fastapi": _UVICORN,
-    "starlette": _UVICORN,
-    "flask": "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker {}",
-    "aiohttp": "gunicorn -k aiohttp.GunicornWebWorker {}",
-    "an ASGI application": _UVICORN,
-    "a WSGI application": "gunicorn {}",
-}
+# How an application is run that is of no framework, by its kind.
+_RUNS = {"an ASGI application": "uvicorn {}", "a WSGI application": "gunicorn {}"}
 
 
 def _application(spec: str, named: Any) -> str | None:
     """What to say of an application that was named in place of a handler; else `None`."""
     kind = type(named)
-    package = next((each for each in packages_of(kind) if each in _RUNS), None)
-    what = f"a {kind.__module__}.{kind.__qualname__}" if package else application_kind(named)
+    framework = _framework_of(kind)
+    what = f"a {kind.__module__}.{kind.__qualname__}" if framework else application_kind(named)
     if what is None:
         return None
-    run = _RUNS[package or what].format(spec)
+    command = framework.command if framework else _RUNS[what]
+    run = f"; the application itself is run by `{command.format(spec)}`" if command else ""
     return (
         f"{spec} is {what}, and no handler: name the handler that is mounted on it, as "
-        f"{spec.partition(':')[0]}:HANDLER; the application itself is run by `{run}`"
+        f"{spec.partition(':')[0]}:HANDLER{run}"
     )
+
+
+def _framework_of(kind: type) -> Framework | None:
+    known = names()
+    for package in packages_of(kind):
+        if package in known:
+            with suppress(ServeError):
+                return find(package)
+    return None
 
 
 def _load(spec: str) -> Any:
@@ -354,11 +382,12 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
     parser.add_argument("--version", action="version", version=f"unisock {__version__}")
     commands = parser.add_subparsers(metavar="COMMAND", dest="command", required=True)
     _add_doctor(commands)
+    known = names()
     serve = commands.add_parser(
         "serve",
         help="run a handler on a framework",
         description=_DESCRIPTION,
-        epilog=_EPILOG,
+        epilog=_EPILOG.format(", ".join(known)),
         formatter_class=argparse.RawDescriptionHelpFormatter,
     )
     serve.add_argument(
@@ -372,7 +401,7 @@ def _parser() -> tuple[argparse.ArgumentParser, Any]:
         required=True,
         type=_frameworks,
         metavar="FRAMEWORK[,FRAMEWORK]",
-        help=f"{', '.join(FRAMEWORKS)}, several of them, or {_ALL}",
+        help=f"{', '.join(known)}, several of them, or {_ALL}",
     )
     serve.add_argument("--host", type=_host, default="127.0.0.1", help="default: %(default)s")
     serve.add_argument(
@@ -456,14 +485,14 @@ def _is_spec(text: str) -> bool:
 
 @_argument
 def _frameworks(text: str) -> list[str]:
-    names = text.split(",")
-    for name in names:
-        if name not in (*FRAMEWORKS, _ALL):
-            known = ", ".join(map(repr, (*FRAMEWORKS, _ALL)))
-            raise ValueError(f"{name!r} is none of {known}")
-    if len(set(names)) < len(names) or (_ALL in names and len(names) > 1):
+    asked = text.split(",")
+    known = [*names(), _ALL]
+    for name in asked:
+        if name not in known:
+            raise ValueError(f"{name!r} is none of {', '.join(map(repr, known))}")
+    if len(set(asked)) < len(asked) or (_ALL in asked and len(asked) > 1):
         raise ValueError(f"{text!r} names a framework twice")
-    return names
+    return asked
 
 
 @_argument

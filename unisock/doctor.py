@@ -1,8 +1,9 @@
 """``unisock doctor``: what is installed, what it can do, and what is in the way.
 
-Versions are read from the packages' metadata, the lowest that will do from
-unisock's own, and what a server can do from the adapters.  A package is
-imported only to see whether it can be.
+Which packages matter, what a server can do and what may be wrong with a framework is
+read from the frameworks' records.  Versions are read from the packages' metadata, the
+lowest that will do from that of the adapters' distributions.  A package is imported
+only to see whether it can be.
 """
 
 from __future__ import annotations
@@ -16,21 +17,19 @@ import re
 import sys
 import threading
 from collections.abc import Collection, Iterable, Iterator, Mapping, Sequence
+from contextlib import suppress
 from dataclasses import asdict, dataclass, fields
-from importlib.metadata import PackageNotFoundError, requires, version
+from importlib.metadata import PackageNotFoundError, version
 from importlib.util import find_spec
 from pathlib import Path
 from typing import Any
 
 from . import __version__
-from .adapters.asgi import SERVERS, ASGIApp
-from .mounting import adapter_of
+from .adapters.asgi import ASGIApp
+from .frameworks import Finding, Framework, ServeError, Surroundings, find
+from .mounting import adapter_of, adapters, install_command, only
 from .transport import Capabilities
 
-_ASGI_FRAMEWORKS = ("falcon", "fastapi", "starlette")
-_FRAMEWORKS = (*_ASGI_FRAMEWORKS, "flask", "aiohttp")
-_GEVENT_SERVERS = ("gevent", "gunicorn")
-_LIBRARIES = ("gevent-websocket", "websockets", "wsproto")
 _UVICORN_AUTO = "uvicorn.protocols.websockets.auto"
 _NO_WEBSOCKETS = "no WebSockets"
 # By which uvicorn 0.54 makes a listening socket itself, without the protocol's number: asyncio
@@ -70,21 +69,6 @@ class Pair:
     framework: str
     server: str
     capabilities: Capabilities
-
-
-@dataclass(frozen=True, slots=True)
-class Finding:
-    """Something to warn of.
-
-    Attributes:
-        code: its name, for machines.
-        text: what happens.
-        remedy: what to do.
-    """
-
-    code: str
-    text: str
-    remedy: str
 
 
 @dataclass(frozen=True, slots=True)
@@ -131,44 +115,110 @@ def examine(spec: str | None = None, app: Any = None) -> Report:
         spec: the application as ``MODULE:APP``, if there is one.
         app: the application.
     """
-    bounds = _lower_bounds()
-    names = (*_FRAMEWORKS, *SERVERS, *_GEVENT_SERVERS, *_LIBRARIES)
-    packages = {name: _package(name, bounds.get(name)) for name in names}
-    warnings = [*check_process(), *_check_packages(packages.values()), *_check_servers(packages)]
+    records = _records()
+    packages = _packages(records)
+    settings = list(_gunicorn_settings())
+    warnings = [
+        *check_process(),
+        *_check_adapters(),
+        *_check_packages(packages, records),
+        *_check_servers(packages, settings),
+    ]
+    surroundings = Surroundings(settings)
     if spec is not None:
-        warnings += _check_app(spec, app, vars(sys.modules[spec.partition(":")[0]]).values())
-    pairs = list(_pairs({package.name for package in packages.values() if package.works}))
-    return Report(__version__, platform.python_version(), [*packages.values()], pairs, warnings)
+        warnings += _check_app(spec, app)
+        surroundings = Surroundings(settings, app, vars(sys.modules[spec.partition(":")[0]]))
+    for record in records.values():
+        if record.is_installed():
+            warnings += record.traps(surroundings)
+    pairs = list(_pairs(records, {package.name for package in packages if package.works}))
+    return Report(__version__, platform.python_version(), packages, pairs, warnings)
+
+
+# Frameworks
+
+
+def _records() -> dict[str, Framework]:
+    """The records that can be loaded; `_check_adapters` tells of the others."""
+    records: dict[str, Framework] = {}
+    for name in adapters():
+        with suppress(ServeError):
+            records[name] = find(name)
+    return records
+
+
+def _own_package(name: str, record: Framework) -> str | None:
+    """What a framework itself is installed by; `None` for bare ASGI, which is no package."""
+    return next((each for each, module in record.packages.items() if module == name), None)
+
+
+def _check_adapters() -> Iterator[Finding]:
+    known = adapters()
+    if not known:
+        yield Finding(
+            "not-installed",
+            "unisock is on Python's path but not installed, so none of its adapters is found",
+            "pip install unisock",
+        )
+    for name, entries in known.items():
+        try:
+            entry = only(entries)
+        except RuntimeError as exc:
+            text, _, remedy = str(exc).partition(": ")
+            yield Finding("two-adapters", text, remedy)
+            continue
+        error = _import_error(entry.module)
+        if error:
+            yield Finding(
+                "import-error",
+                f"importing {entry.module}, the adapter of {name}, fails: {error}",
+                install_command(entries),
+            )
 
 
 # Packages
 
 
+def _packages(records: Mapping[str, Framework]) -> list[Package]:
+    """What the records name: the frameworks, then their servers, then all else."""
+    modules: dict[str, str] = {}
+    for name, record in records.items():
+        own = _own_package(name, record)
+        if own is not None:  # the adapter imports it, and what else is needed with it
+            modules[own] = record.adapter or name
+    for record in records.values():
+        for server in map(_package_of, record.capabilities):
+            modules.setdefault(server, record.packages.get(server, server))
+    for record in records.values():
+        for package, module in record.packages.items():
+            modules.setdefault(package, module)
+    if "uvicorn" in modules:  # it may speak WebSockets by that
+        modules["wsproto"] = "wsproto"
+    bounds = _lower_bounds()
+    return [_package(name, module, bounds.get(name)) for name, module in modules.items()]
+
+
+def _package_of(server: str) -> str:
+    """The package of ``"gunicorn, stock handler"`` is gunicorn."""
+    return server.partition(",")[0]
+
+
 def _lower_bounds() -> dict[str, str]:
-    """The lowest version of each package that unisock's metadata names."""
-    try:
-        requirements = requires("unisock") or []
-    except PackageNotFoundError:  # it was not installed, but is on the path
-        return {}
+    """The lowest version of each package that an adapter's distribution requires."""
+    found = [entry.dist for entries in adapters().values() for entry in entries]
+    requirements = [line for each in found if each is not None for line in each.requires or ()]
     matches = (re.match(r"([\w.-]+)>=([\w.]+)", requirement) for requirement in requirements)
     return {match[1].lower(): match[2] for match in matches if match}
 
 
-def _package(name: str, at_least: str | None) -> Package:
+def _package(name: str, module: str, at_least: str | None) -> Package:
     try:
         installed = version(name)
     except PackageNotFoundError:
         return Package(name, at_least)
-    error = _import_error(_module(name))
+    error = _import_error(_UVICORN_AUTO if name == "uvicorn" else module)
     note = _websockets_of_uvicorn() if name == "uvicorn" and not error else ""
     return Package(name, at_least, installed, error, note)
-
-
-def _module(name: str) -> str:
-    """What to import to see whether a package can be used."""
-    if name in _FRAMEWORKS:  # its adapter imports it, and what else is needed with it
-        return f"unisock.adapters.{name}"
-    return _UVICORN_AUTO if name == "uvicorn" else name.replace("-", "")
 
 
 def _import_error(module: str) -> str:
@@ -189,17 +239,21 @@ def _websockets_of_uvicorn() -> str:
     return f"WebSockets by {library}, {'with' if find_spec('uvloop') else 'no'} uvloop"
 
 
-def _check_packages(packages: Iterable[Package]) -> Iterator[Finding]:
+def _check_packages(
+    packages: Iterable[Package], records: Mapping[str, Framework]
+) -> Iterator[Finding]:
+    owners = {_own_package(name, record): name for name, record in records.items()}
     for package in packages:
         name, bound = package.name, package.at_least
         if package.error:
-            what = f"{name} or its adapter" if name in _FRAMEWORKS else name
-            remedy = f"'unisock[{name}]'" if name in _FRAMEWORKS else f"--force-reinstall {name}"
-            yield Finding(
-                "import-error",
-                f"importing {what} fails: {package.error}",
-                f"pip install {remedy}",
+            owner = owners.get(name)
+            what = name if owner is None else f"{name} or its adapter"
+            remedy = (
+                f"pip install --force-reinstall {name}"
+                if owner is None
+                else install_command(adapters()[owner])
             )
+            yield Finding("import-error", f"importing {what} fails: {package.error}", remedy)
         if package.version and bound and _release(package.version) < _release(bound):
             yield Finding(
                 "too-old",
@@ -219,47 +273,40 @@ def _release(version: str) -> list[int]:
 # Servers
 
 
-def _pairs(working: Collection[str]) -> Iterator[Pair]:
-    """What the adapters declare, for what is there."""
-    for framework in ("asgi", *_ASGI_FRAMEWORKS):
-        for server, capabilities in SERVERS.items():
-            if server in working and framework in ("asgi", *working):
-                yield Pair(framework, server, capabilities)
-    if "flask" in working:
-        flask = importlib.import_module("unisock.adapters.flask")
-        for server in _GEVENT_SERVERS:
-            if server in working:
-                yield Pair("flask", server, flask.FlaskTransport.capabilities)
-                stock = flask.UpgradedFlaskTransport.capabilities
-                yield Pair("flask", f"{server}, stock handler", stock)
-    if "aiohttp" in working:
-        aiohttp = importlib.import_module("unisock.adapters.aiohttp")
-        yield Pair("aiohttp", "aiohttp", aiohttp.AiohttpTransport.capabilities)
+def _pairs(records: Mapping[str, Framework], working: Collection[str]) -> Iterator[Pair]:
+    """What the records declare, for what is there."""
+    for name, record in records.items():
+        if _own_package(name, record) in (None, *working):
+            for server, capabilities in record.capabilities.items():
+                if _package_of(server) in working:
+                    yield Pair(name, server, capabilities)
 
 
-def _check_servers(packages: Mapping[str, Package]) -> Iterator[Finding]:
-    if packages["uvicorn"].note == _NO_WEBSOCKETS:
+def _check_servers(
+    packages: Iterable[Package], settings: Sequence[tuple[str, str]]
+) -> Iterator[Finding]:
+    working = {package.name for package in packages if package.works}
+    if any(package.note == _NO_WEBSOCKETS for package in packages):
         yield Finding(
             "uvicorn-no-websockets",
             "uvicorn has no WebSocket library: each handshake is a plain GET to the application",
             "pip install websockets",
         )
-    if packages["hypercorn"].works:
+    if "hypercorn" in working:
         yield Finding(
             "hypercorn-1006",
             "hypercorn tells no close code and no reason: every end is 1006 to a handler",
             "rely on neither (ws.capabilities tells), or serve with uvicorn",
         )
-    if packages["daphne"].works:
+    if "daphne" in working:
         yield Finding(
             "daphne",
             "Daphne holds without a limit what a peer does not read or a handler has not taken, "
             "and drops close codes below 3000, reasons, rejections and headers",
             "serve with uvicorn, which runs the same application",
         )
-    if packages["uvicorn"].works:
+    if "uvicorn" in working:
         yield from _check_uvicorn_sockets()
-    settings = list(_gunicorn_settings())
     if not any("timeout_graceful_shutdown" in text for _, text in settings):
         for place, text in settings:
             if re.search(r"^[^#\n]*\buvicorn[._]workers?\.", text, re.MULTILINE):
@@ -270,12 +317,6 @@ def _check_servers(packages: Mapping[str, Package]) -> Iterator[Finding]:
                     "write in gunicorn.conf.py: def post_fork(server, worker): worker.config."
                     "timeout_graceful_shutdown = worker.cfg.graceful_timeout // 2",
                 )
-    for place, text in settings:
-        if re.search(r"^[^#\n]*(-k|worker.class)[\s=\"']*geventwebsocket\.", text, re.MULTILINE):
-            yield _stock_handler(
-                f"gunicorn's worker in {place}",
-                "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker",
-            )
 
 
 def _check_uvicorn_sockets() -> Iterator[Finding]:
@@ -304,48 +345,22 @@ def _gunicorn_settings() -> Iterator[tuple[str, str]]:
         yield file.name, file.read_text(errors="replace")
 
 
-def _stock_handler(what: str, remedy: str) -> Finding:
-    return Finding(
-        "stock-handler",
-        f"{what} is gevent-websocket's own, which sends the 101 before the handler is asked: "
-        "a rejection becomes a close frame, and headers and the subprotocol of accept() are lost",
-        remedy,
-    )
-
-
 # The application and the process
 
 
-def _check_app(spec: str, app: Any, names: Iterable[Any]) -> Iterator[Finding]:
-    """Look at an application, and at what else its module has."""
-    if not isinstance(app, ASGIApp) and adapter_of(app) is None:
+def _check_app(spec: str, app: Any) -> Iterator[Finding]:
+    """See whether it is an application."""
+    try:
+        is_known = isinstance(app, ASGIApp) or adapter_of(app) is not None
+    except RuntimeError:  # `_check_adapters` tells it
+        return
+    if not is_known:
         yield Finding(
             "unknown-app",
             f"{spec} is no application of a framework whose adapter is installed, but of type "
             f"{type(app).__module__}.{type(app).__qualname__}",
             "name the application itself, not what wraps or makes it",
         )
-    if hasattr(app, "url_map") and hasattr(app, "view_functions"):
-        yield from _check_flask_rules(app)
-    stock = getattr(sys.modules.get("geventwebsocket.handler"), "WebSocketHandler", None)
-    if stock is not None and any(value is stock for value in names):
-        yield _stock_handler(
-            "the application's WebSocketHandler",
-            "serve with WSGIServer of unisock.adapters.flask, which has unisock's handler class",
-        )
-
-
-def _check_flask_rules(app: Any) -> Iterator[Finding]:
-    for rule in app.url_map.iter_rules():
-        view = app.view_functions.get(rule.endpoint)
-        # functools.wraps keeps the module of a view that is decorated.
-        if getattr(view, "__module__", "") == "unisock.adapters.flask" and not rule.websocket:
-            yield Finding(
-                "flask-rule",
-                f"the rule {rule.rule} has a view of unisock's without websocket=True: "
-                "each handshake is answered with 400",
-                "add_url_rule(…, websocket=True), or unisock.mount",
-            )
 
 
 def check_process() -> Iterator[Finding]:

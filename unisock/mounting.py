@@ -1,15 +1,17 @@
 """`mount`: put a handler on an application, whatever its framework.
 
 The adapter is found by the application's type, through the entry points of
-the group ``unisock.adapters``: the name of each is a framework's top-level
-package, its value a module with ``mount(app, template, handler, **options)`` and the
-types of ``app`` in ``APPLICATIONS``.
+the group ``unisock.adapters``.  The name of each is a framework's top-level
+package.  Its value is a module with ``mount(app, template, handler, **options)``
+and the types of ``app`` in ``APPLICATIONS``, or a module whose ``FRAMEWORK`` names
+the module that has them.  `unisock.frameworks` says what ``FRAMEWORK`` is.
 unisock's own adapters are found in the same way as a third party's.
 """
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import importlib
+from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
@@ -20,6 +22,7 @@ if TYPE_CHECKING:
     from importlib.metadata import EntryPoint
 
 GROUP = "unisock.adapters"
+_OWN = "unisock"
 
 
 def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
@@ -27,8 +30,8 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
 
     Args:
         app: a Falcon, FastAPI, Starlette or Flask application, or one of their
-            routers (`APIRouter`, `Router`, `Blueprint`), or one of a framework
-            whose adapter is installed, as aiohttp's.
+            routers (`APIRouter`, `Router`, `Blueprint`), or one of any other
+            framework whose adapter is installed.
         path: ``/rooms/{room}``; see `unisock.paths`.
         handler: ``async def handler(ws)``, a `WebSocketEndpoint` class, or a plain
             ``def handler(ws)``; see `unisock.handlers`.
@@ -41,6 +44,7 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
         ValueError: a malformed path, or an option's value.
         ModuleNotFoundError: a package that the adapter needs is missing; the
             message has the command that installs it.
+        RuntimeError: two distributions have an adapter for the framework.
     """
     entry = adapter_of(app)
     if entry is None:
@@ -56,25 +60,45 @@ def adapter_of(app: object) -> EntryPoint | None:
 
     A class of another framework may be derived from what a known one has inside
     (Quart's application from Flask's `flask.sansio`): it is no application of that.
+
+    Raises:
+        RuntimeError: two distributions have an adapter for its framework.
     """
     known = adapters()
     for package in packages_of(type(app)):
-        if package in known and _takes(known[package], app):
-            return known[package]
+        if package in known:
+            entry = only(known[package])
+            if _takes(entry, app):
+                return entry
     return None
 
 
 def _takes(entry: EntryPoint, app: object) -> bool:
     try:
-        types = _applications(entry)
+        module = _adapter(entry)
     except ImportError:
         return True  # `mount` tells what is missing
-    return types is None or isinstance(app, types)
+    types = getattr(module, "APPLICATIONS", None)
+    return module is not None and (types is None or isinstance(app, types))
 
 
-def _applications(entry: EntryPoint) -> tuple[type, ...] | None:
-    types: tuple[type, ...] | None = getattr(entry.load(), "APPLICATIONS", None)
-    return types
+def _adapter(entry: EntryPoint) -> ModuleType | None:
+    """The module that has `mount`; `None` where a framework has no applications of its own."""
+    name = _adapter_name(entry)
+    return importlib.import_module(name) if name is not None else None
+
+
+def _adapter_name(entry: EntryPoint) -> str | None:
+    module = entry.load()
+    elsewhere: str | None = getattr(getattr(module, "FRAMEWORK", None), "adapter", None)
+    return elsewhere or (entry.module if hasattr(module, "mount") else None)
+
+
+def _is_mountable(entry: EntryPoint) -> bool:
+    try:
+        return _adapter_name(entry) is not None
+    except ImportError:
+        return True  # `mount` tells what is missing
 
 
 def _unknown(app: object) -> str:
@@ -83,23 +107,68 @@ def _unknown(app: object) -> str:
         f"{package}.{each.__name__}"
         for package in dict.fromkeys(packages_of(type(app)))
         if package in known
-        for each in _applications(known[package]) or ()
+        for each in getattr(_adapter(only(known[package])), "APPLICATIONS", ())
     ]
+    mountable = [name for name, entries in known.items() if _is_mountable(entries[0])]
     hint = f"mount on one of {', '.join(taken)}; " if taken else ""
     return (
         f"cannot mount on {type(app).__module__}.{type(app).__qualname__}; {hint}frameworks known: "
-        f"{', '.join(sorted(known))}; install one with: pip install 'unisock[NAME]', or the "
+        f"{', '.join(mountable)}; install one with: pip install 'unisock[NAME]', or the "
         "distribution that has its adapter; on another ASGI framework route to "
         "unisock.adapters.asgi.ASGIApp(handler)"
     )
 
 
-def adapters() -> dict[str, EntryPoint]:
-    """The adapters that are installed, by the package of their framework."""
+def adapters() -> dict[str, list[EntryPoint]]:
+    """The adapters that are installed, by the package of their framework, in its order.
+
+    More than one for a name is a mistake, which `only` tells where the name is used.
+    """
     # Here, for it takes a third of the import of unisock, zip and mail included.
     from importlib.metadata import entry_points  # noqa: PLC0415  # see above
 
-    return {entry.name: entry for entry in entry_points(group=GROUP)}
+    found: dict[str, list[EntryPoint]] = {}
+    for entry in sorted(entry_points(group=GROUP), key=lambda entry: entry.name):
+        found.setdefault(entry.name, []).append(entry)
+    return found
+
+
+def only(entries: Sequence[EntryPoint]) -> EntryPoint:
+    """The one adapter of a framework.
+
+    Raises:
+        RuntimeError: two distributions have one; the message names them.
+    """
+    if len(entries) > 1:
+        names = " and ".join(sorted(_distribution(entry) for entry in entries))
+        raise RuntimeError(
+            f"{names} both have an adapter for {entries[0].name}: uninstall all but one of them"
+        )
+    return entries[0]
+
+
+def install_command(entries: Iterable[EntryPoint]) -> str:
+    """The command that installs what some adapters need."""
+    extras: list[str] = []
+    others: list[str] = []
+    for entry in entries:
+        name = _distribution(entry)
+        if name == _OWN:
+            extras.append(entry.name)
+        else:
+            others.append(name)
+    own = [f"'{_OWN}[{','.join(extras)}]'"] if extras else []
+    return f"pip install {' '.join([*own, *others])}"
+
+
+def missing_package(exc: ModuleNotFoundError, entries: Iterable[EntryPoint]) -> str:
+    """What is missing, with the command that installs it."""
+    package = str(exc.name).partition(".")[0]
+    return f"needs the package {package}: {install_command(entries)}"
+
+
+def _distribution(entry: EntryPoint) -> str:
+    return entry.dist.name if entry.dist is not None else _OWN
 
 
 def packages_of(cls: type) -> Iterator[str]:
@@ -110,12 +179,10 @@ def packages_of(cls: type) -> Iterator[str]:
 
 def _load(entry: EntryPoint) -> ModuleType:
     try:
-        module = entry.load()
+        module = _adapter(entry)
     except ModuleNotFoundError as exc:
         raise ModuleNotFoundError(
-            f"mounting on {entry.name} needs the package {exc.name}: "
-            f"pip install 'unisock[{entry.name}]'",
-            name=exc.name,
+            f"mounting on {entry.name} {missing_package(exc, [entry])}", name=exc.name
         ) from exc
-    assert isinstance(module, ModuleType)
+    assert module is not None  # `adapter_of` has seen it
     return module

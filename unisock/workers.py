@@ -21,7 +21,8 @@ from collections.abc import Callable, Generator, Sequence
 from contextlib import ExitStack, contextmanager, suppress
 from dataclasses import dataclass
 
-from .serving import GRACE, STOP_SIGNALS, ServeError, bind
+from .frameworks import GRACE, STOP_SIGNALS, ServeError
+from .serving import bind
 
 _STARTED = b"\n"
 _MAX_PORT = 65535

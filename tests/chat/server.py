@@ -8,11 +8,12 @@ from __future__ import annotations
 import logging
 import os
 from types import ModuleType
-from typing import Any
 
 import unisock
 from tests.chat import protocol_dataclasses, protocol_msgspec, protocol_pydantic
 from tests.chat.chats import FORMS
+from unisock.frameworks import GRACE, Service, find
+from unisock.serving import bind
 
 PROTOCOLS: dict[str, ModuleType] = {
     "dataclasses": protocol_dataclasses,
@@ -21,49 +22,22 @@ PROTOCOLS: dict[str, ModuleType] = {
 }
 
 
-def _app(framework: str) -> Any:
-    if framework == "falcon":
-        import falcon.asgi
-
-        return falcon.asgi.App()
-    if framework == "fastapi":
-        import fastapi
-
-        return fastapi.FastAPI()
-    if framework == "starlette":
-        import starlette.applications
-
-        return starlette.applications.Starlette()
-    import flask
-
-    return flask.Flask("chat", static_folder=None)
+async def _nobody(ws: unisock.WebSocket) -> None:
+    await ws.reject()
 
 
 def main() -> None:
     """Serve until SIGTERM."""
     logging.basicConfig(level=logging.INFO)
-    framework, port = os.environ["FRAMEWORK"], int(os.environ["PORT"])
-    app = _app(framework)
+    port = int(os.environ["PORT"])
+    framework = find(os.environ["FRAMEWORK"])
+    app = framework.application(Service(_nobody, "/unused"))
     for library, protocol in PROTOCOLS.items():
         for form, make in FORMS.items():
             unisock.mount(app, f"/{library}/{form}", make(protocol))
-    (_serve_gevent if framework == "flask" else _serve_asgi)(app, port)
+    if "WS" in os.environ:
+        import uvicorn
 
-
-def _serve_asgi(app: Any, port: int) -> None:
-    import uvicorn
-
-    uvicorn.run(app, port=port, ws=os.environ["WS"])
-
-
-def _serve_gevent(app: Any, port: int) -> None:
-    import signal
-
-    import gevent
-    from gevent.pywsgi import WSGIServer
-
-    from unisock.adapters.flask import WebSocketHandler
-
-    server = WSGIServer(("127.0.0.1", port), app, handler_class=WebSocketHandler, log=None)
-    gevent.signal_handler(signal.SIGTERM, server.stop)
-    server.serve_forever()
+        uvicorn.run(app, port=port, ws=os.environ["WS"])
+    else:
+        framework.server(app, GRACE, False).run(bind("127.0.0.1", port), lambda: None)

@@ -10,17 +10,15 @@ from pathlib import Path
 
 import pytest
 
+from tests.frameworks import FRAMEWORKS
 from tests.servers import RawClient, Server
+from unisock.frameworks import find
 
 ROOT = Path(__file__).parents[2]
 SOURCE = "from tests.chat.server import main\nmain()\n"
 
-FRAMEWORKS = {
-    "starlette": {"FRAMEWORK": "starlette", "WS": "websockets-sansio"},
-    "fastapi": {"FRAMEWORK": "fastapi", "WS": "wsproto"},
-    "falcon": {"FRAMEWORK": "falcon", "WS": "websockets"},
-    "flask": {"FRAMEWORK": "flask"},
-}
+# uvicorn's own classes, each on a framework.
+WS = {"starlette": "websockets-sansio", "fastapi": "wsproto", "falcon": "websockets"}
 LIBRARIES = ("dataclasses", "pydantic", "msgspec")
 FORMS = ("function", "endpoint", "sync")
 
@@ -129,14 +127,15 @@ def _transcript(form: str) -> dict[str, list[Step]]:
     }
 
 
-@pytest.fixture(scope="module", params=FRAMEWORKS)
+@pytest.fixture(scope="module", params=[name for name in FRAMEWORKS if find(name).adapter])
 def server(
     request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
 ) -> Iterator[Server]:
     """A server of each framework."""
     folder = tmp_path_factory.mktemp(request.param)
     path = os.pathsep.join([str(ROOT), os.environ.get("PYTHONPATH", "")])
-    with Server(folder, SOURCE, PYTHONPATH=path, **FRAMEWORKS[request.param]) as running:
+    ws = {"WS": WS[request.param]} if request.param in WS else {}
+    with Server(folder, SOURCE, PYTHONPATH=path, FRAMEWORK=request.param, **ws) as running:
         yield running
 
 

@@ -13,7 +13,7 @@ from typing import TypeAlias
 
 import pytest
 
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
 
 TIMEOUT = 30
 

@@ -10,7 +10,7 @@ from pathlib import Path
 import pytest
 
 from tests.cli.command import Command, Start
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
 
 
 @pytest.fixture

@@ -11,7 +11,8 @@ import pytest
 
 import unisock as package
 from tests.cli.command import Command, Start, hide
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
+from unisock.frameworks import find
 
 ON = "--on=asgi"
 
@@ -121,22 +122,10 @@ def test_taken_port_among_those_of_all(unisock: Start, free_ports: int) -> None:
     assert_one_line(command, f"port {free_ports + 2} on 127.0.0.1 is taken", "--port")
 
 
-@pytest.mark.parametrize(
-    ("name", "package"),
-    [
-        ("asgi", "uvicorn"),
-        ("asgi", "websockets"),
-        ("starlette", "starlette"),
-        ("fastapi", "fastapi"),
-        ("falcon", "falcon"),
-        ("falcon", "uvicorn"),
-        ("flask", "flask"),
-        ("flask", "gevent"),
-        ("flask", "geventwebsocket"),
-        ("flask", "websockets"),
-        ("aiohttp", "aiohttp"),
-    ],
-)
+NEEDED = [(name, module) for name in FRAMEWORKS for module in find(name).packages.values()]
+
+
+@pytest.mark.parametrize(("name", "package"), NEEDED)
 def test_missing_package(unisock: Start, tmp_path: Path, name: str, package: str) -> None:
     hide(tmp_path, package)
     command = unisock("serve", "chat:room", f"--on={name}", "--port=0")
@@ -152,25 +141,22 @@ def test_missing_package_of_one_of_a_list(unisock: Start, tmp_path: Path) -> Non
 
 
 def test_all_where_none_is_installed(unisock: Start, tmp_path: Path) -> None:
-    hide(tmp_path, "uvicorn", "gevent", "aiohttp")
+    hide(tmp_path, *{module for _, module in NEEDED})
     command = unisock("serve", "chat:room", "--on=all", "--port=0")
     assert command.wait() == 2
-    assert_one_line(command, "not installed: asgi, starlette, fastapi, falcon, flask, aiohttp")
+    assert_one_line(command, f"not installed: {', '.join(FRAMEWORKS)}")
 
 
 def test_what_needs_websockets_is_left_out_of_all(unisock: Start, tmp_path: Path) -> None:
     hide(tmp_path, "websockets")
     command = unisock("serve", "chat:room", "--on=all", "--port=0", "--log-level=critical")
-    assert command.line().split()[0] == "aiohttp"
-    assert_one_line(command, "left out", "'unisock[asgi,starlette,fastapi,falcon,flask]'")
+    need = [name for name in FRAMEWORKS if (name, "websockets") in NEEDED]
+    assert command.line().split()[0] == next(name for name in FRAMEWORKS if name not in need)
+    assert_one_line(command, "left out", f"'unisock[{','.join(need)}]'")
 
 
 APPLICATIONS = """
-from aiohttp.web import Application
-from falcon.asgi import App as Falcon
 from fastapi import APIRouter, FastAPI
-from flask import Flask
-from starlette.applications import Starlette
 from unisock.adapters.asgi import ASGIApp
 
 class OwnFastAPI(FastAPI): ...
@@ -179,21 +165,15 @@ async def handler(ws): ...
 async def function(scope, receive, send): ...
 def wsgi(environ, start_response): ...
 
-aiohttp, falcon, fastapi, starlette = Application(), Falcon(), FastAPI(), Starlette()
-router, own, flask, bare = APIRouter(), OwnFastAPI(), Flask("x"), ASGIApp(handler)
+router, own, bare = APIRouter(), OwnFastAPI(), ASGIApp(handler)
 """
 
 
 @pytest.mark.parametrize(
     ("name", "what", "run"),
     [
-        ("aiohttp", "aiohttp.web_app.Application", "gunicorn -k aiohttp.GunicornWebWorker"),
-        ("falcon", "falcon.asgi.app.App", "uvicorn"),
-        ("fastapi", "fastapi.applications.FastAPI", "uvicorn"),
         ("own", "apps.OwnFastAPI", "uvicorn"),
         ("router", "fastapi.routing.APIRouter", "uvicorn"),
-        ("starlette", "starlette.applications.Starlette", "uvicorn"),
-        ("flask", "flask.app.Flask", "gunicorn -k unisock.adapters.gunicorn.WebSocketWorker"),
         ("bare", "ASGI application", "uvicorn"),
         ("function", "ASGI application", "uvicorn"),
         ("wsgi", "WSGI application", "gunicorn"),
@@ -207,6 +187,26 @@ def test_an_application_in_place_of_a_handler(
     assert command.wait() == 2
     parts = (what, "no handler", "apps:HANDLER", f"`{run} apps:{name}`")
     assert_one_line(command, f"apps:{name} is a", *parts)
+
+
+FRAMEWORKS_APP = """
+from unisock.frameworks import Service, find
+
+async def handler(ws): ...
+
+app = find({!r}).application(Service(handler, "/"))
+"""
+
+
+@pytest.mark.parametrize("name", [name for name in FRAMEWORKS if find(name).adapter])
+def test_an_application_of_each_framework_in_place_of_a_handler(
+    unisock: Start, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "apps.py").write_text(FRAMEWORKS_APP.format(name))
+    command = unisock("serve", "apps:app", ON)
+    assert command.wait() == 2
+    run = (find(name).command or "").format("apps:app")
+    assert_one_line(command, f"apps:app is a {name}.", "no handler", "apps:HANDLER", f"`{run}`")
 
 
 @pytest.mark.parametrize(
@@ -245,20 +245,20 @@ def test_help(unisock: Start) -> None:
 
 def test_help_tells_the_order_of_ports(unisock: Start) -> None:
     command = unisock("serve", "--help")
-    while command.line() != "asgi, starlette, fastapi, falcon, flask, aiohttp.":
+    while command.line() != f"{', '.join(FRAMEWORKS)}.":
         continue
     assert command.wait() == 0
 
 
 def test_core_imports_neither_the_command_nor_a_framework() -> None:
-    assert not imported_by("unisock") & {"argparse", "unisock.cli", "unisock.serving", *HEAVY}
+    assert not imported_by("unisock") & {"argparse", "unisock.cli", "unisock.frameworks", *HEAVY}
 
 
 def test_the_command_imports_no_framework() -> None:
     assert not imported_by("unisock.cli") & HEAVY
 
 
-HEAVY = {"aiohttp", "falcon", "fastapi", "flask", "gevent", "starlette", "uvicorn", "websockets"}
+HEAVY = {module for _, module in NEEDED}
 
 
 def imported_by(module: str) -> set[str]:

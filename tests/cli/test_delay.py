@@ -13,8 +13,9 @@ import pytest
 from websockets.sync.client import ClientConnection, connect
 
 from tests.cli.command import Start
+from tests.frameworks import FRAMEWORKS
 from unisock import WebSocket
-from unisock.serving import FRAMEWORKS, bind
+from unisock.serving import bind
 from unisock.testing import serve
 
 QUIET = "--log-level=warning"

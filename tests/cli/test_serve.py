@@ -16,7 +16,8 @@ from websockets.sync.client import ClientConnection, connect
 from websockets.typing import Origin
 
 from tests.cli.command import Command, Start, hide
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
+from unisock.frameworks import find
 
 QUIET = "--log-level=warning"
 SIGNALS = [signal.SIGINT, signal.SIGTERM]
@@ -88,7 +89,7 @@ async def tell(ws):
 """
 
 
-@pytest.mark.parametrize("name", ["asgi", "starlette", "fastapi", "falcon"])
+@pytest.mark.parametrize("name", [name for name in FRAMEWORKS if "uvicorn" in find(name).packages])
 def test_on_uvicorn_a_handler_is_reached_without_events(
     unisock: Start, tmp_path: Path, name: str
 ) -> None:
@@ -281,9 +282,9 @@ def test_a_signal_during_the_import_of_the_handler(
 
 def test_a_list_of_frameworks(unisock: Start, echo: str, free_ports: int) -> None:
     """Consecutive ports in the list's own order, and one end for all."""
-    names = ["flask", "aiohttp", "starlette"]
+    names = ["starlette", *reversed(FRAMEWORKS[:2])]
     command = unisock("serve", echo, f"--on={','.join(names)}", f"--port={free_ports}", QUIET)
-    urls = command.labelled_urls(3)
+    urls = command.labelled_urls(len(names))
     assert urls == {name: f"ws://127.0.0.1:{free_ports + n}/" for n, name in enumerate(names)}
     with ExitStack() as stack:
         connections = connect_all(stack, urls)
@@ -299,8 +300,8 @@ def test_all_are_those_that_are_installed(
 ) -> None:
     hide(tmp_path, "falcon", "gevent")
     command = unisock("serve", echo, "--on=all", f"--port={free_ports}", QUIET)
-    names = ["asgi", "starlette", "fastapi", "aiohttp"]
-    urls = command.labelled_urls(4)
+    names = [name for name in FRAMEWORKS if name not in ("falcon", "flask")]
+    urls = command.labelled_urls(len(names))
     assert urls == {name: f"ws://127.0.0.1:{free_ports + n}/" for n, name in enumerate(names)}
     for url in urls.values():
         with connect(url) as connection:

@@ -12,7 +12,7 @@ from websockets.exceptions import InvalidStatus
 from websockets.sync.client import connect
 
 from tests.cli.command import Start
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
 
 CHAT = """
 members = set()

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 import subprocess
 import sys
@@ -15,7 +16,7 @@ PAGE = page("docs/how-to/write-an-adapter.md")
 # What an installer makes of the page's entry point.
 INSTALLED = {
     "METADATA": "Metadata-Version: 2.1\nName: tiny\nVersion: 0\n",
-    "entry_points.txt": "[unisock.adapters]\ntiny = tiny_unisock\n",
+    "entry_points.txt": "[unisock.adapters]\ntiny = tiny_record\n",
 }
 
 
@@ -31,18 +32,48 @@ def project(tmp_path: Path) -> Path:
     return tmp_path
 
 
-@pytest.mark.full_matrix
-@pytest.mark.timeout(600)
-def test_the_page_s_adapter_conforms(project: Path) -> None:
-    assert 'tiny = "tiny_unisock"' in PAGE.read_text()
+SERVED = """
+from unisock.testing import connect
+
+async def echo(ws):
+    await ws.accept()
+    async for message in ws:
+        await ws.send(message)
+
+with connect(echo, on="tiny") as peer:
+    peer.send_text("hello")
+    assert peer.receive_text() == "hello"
+"""
+
+
+def run(project: Path, *arguments: str) -> subprocess.CompletedProcess[str]:
+    """Run Python where the project is installed."""
     paths = [str(project), *filter(None, [os.environ.get("PYTHONPATH")])]
-    result = subprocess.run(
-        [sys.executable, "-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=120", "."],
+    return subprocess.run(
+        [sys.executable, *arguments],
         cwd=project,
         env={**os.environ, "PYTHONPATH": os.pathsep.join(paths), "PYTEST_ADDOPTS": ""},
         capture_output=True,
         text=True,
         check=False,
     )
+
+
+def test_the_page_s_record_serves(project: Path) -> None:
+    (project / "served.py").write_text(SERVED)
+    result = run(project, "served.py")
+    assert result.returncode == 0, result.stderr
+    pairs = json.loads(run(project, "-m", "unisock", "doctor", "--json").stdout)["pairs"]
+    (pair,) = (each for each in pairs if each["framework"] == "tiny")
+    assert pair["server"] == "websockets"
+    assert not pair["capabilities"]["http_rejection"]
+
+
+@pytest.mark.full_matrix
+@pytest.mark.timeout(600)
+def test_the_page_s_adapter_conforms(project: Path) -> None:
+    assert 'tiny = "tiny_record"' in PAGE.read_text()
+    arguments = ("-m", "pytest", "-q", "-p", "no:cacheprovider", "--timeout=120", ".")
+    result = run(project, *arguments)
     assert result.returncode == 0, result.stdout[-10_000:]
     assert "1 of 1 rows ran" in result.stdout

@@ -9,8 +9,8 @@ from typing import TYPE_CHECKING
 import pytest
 
 from tests.examples.app import App
+from tests.frameworks import FRAMEWORKS
 from tests.missing import without
-from unisock.serving import FRAMEWORKS
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome

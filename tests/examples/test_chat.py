@@ -14,7 +14,7 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.examples.app import PATIENCE, ROOT
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
 
 ARGUMENTS = ["serve", "examples.chat:Chat", "--path", "/rooms/{room}", "--port", "0"]
 

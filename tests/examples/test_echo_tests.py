@@ -9,7 +9,7 @@ import subprocess
 import sys
 
 from tests.examples.app import ROOT
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
 
 TESTS = ROOT / "examples" / "echo" / "test_echo.py"
 

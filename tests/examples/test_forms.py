@@ -10,7 +10,7 @@ import pytest
 from websockets.sync.client import connect
 
 from tests.examples.app import PATIENCE, ROOT
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
 
 
 @pytest.fixture(params=["examples.endpoint:Echo", "examples.blocking:echo"])
@@ -36,7 +36,7 @@ def served(request: pytest.FixtureRequest) -> Iterator[subprocess.Popen[str]]:
 def test_an_example_echoes_and_sees_the_end(served: subprocess.Popen[str]) -> None:
     assert served.stdout is not None
     urls = dict(served.stdout.readline().split() for _ in FRAMEWORKS)
-    assert urls.keys() == FRAMEWORKS.keys()
+    assert urls.keys() == set(FRAMEWORKS)
     for url in urls.values():
         with connect(url) as connection:
             for message in ("hello", "", "żółw 🐢", b"\x00\xff", b""):

@@ -18,18 +18,20 @@ from pathlib import Path
 from typing import Any
 
 import unisock
+from tests.frameworks import FRAMEWORKS
 from tests.servers import Server
-from unisock.serving import FRAMEWORKS, Service, bind
+from unisock.frameworks import Service, find
+from unisock.serving import bind
 
 KIND = os.environ.get("KIND", "")
 GRACE = int(os.environ.get("GRACE", "4"))
 PING = float(os.environ.get("PING", "0"))
 
-MAIN = tuple(FRAMEWORKS)
+MAIN = FRAMEWORKS
 """The kinds that are a framework on its main server."""
 KINDS = (*MAIN, "hypercorn", "gunicorn")
 """Starlette on hypercorn and Flask on gunicorn as well."""
-UVICORN = ("asgi", "starlette", "fastapi", "falcon")
+UVICORN = tuple(name for name in MAIN if "uvicorn" in find(name).packages)
 GEVENT = ("flask", "gunicorn")
 
 
@@ -75,8 +77,8 @@ def make_app(framework: str, handlers: str) -> Any:
     if framework == "asgi":
         app = _bare_asgi(table)
     else:
-        pings: Any = _pings() if framework in ("flask", "aiohttp") else {}  # unisock's own
-        app = FRAMEWORKS[framework].app(Service(_nobody, "/unused"))
+        pings: Any = {} if framework in UVICORN else _pings()  # unisock's own
+        app = find(framework).application(Service(_nobody, "/unused"))
         for path, (handler, options) in table.items():
             unisock.mount(app, path, handler, **options, **pings)
     return _behind_proxy(framework, app) if "TRUST" in os.environ else app
@@ -162,4 +164,4 @@ def main(handlers: str) -> None:
     elif KIND == "hypercorn":
         _serve_hypercorn(app, port)
     else:
-        FRAMEWORKS[KIND].server(app, GRACE, False).run(bind("127.0.0.1", port), lambda: None)
+        find(KIND).server(app, GRACE, False).run(bind("127.0.0.1", port), lambda: None)

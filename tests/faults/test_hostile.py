@@ -27,6 +27,7 @@ from hypothesis import strategies as st
 from tests.servers import frame
 
 from .conftest import CLASS, ON_WIRE, App, Peer, check_echo, handshake
+from .kinds import UVICORN
 from .strategies import Attack, on_frames, on_handshakes
 
 MIB = 1 << 20
@@ -46,8 +47,7 @@ EXTENSIONS = "Sec-WebSocket-Extensions"
 # uvicorn 0.54: text that is no UTF-8, the same behind a close frame
 _UVICORN = r"UnicodeDecodeError|websockets\.exceptions\.InvalidState"
 NOISE = {
-    **dict.fromkeys(["hypercorn", "flask", "gunicorn", CLASS], ""),
-    **dict.fromkeys(["asgi", "starlette", "fastapi", "falcon"], _UVICORN),
+    **dict.fromkeys(UVICORN, _UVICORN),
     # 3.14: a request that is none, and a client that has gone before its 100 Continue
     "aiohttp": r"aiohttp\.(http_exceptions\.\w+|client_exceptions\.ClientConnectionResetError)",
 }
@@ -105,7 +105,7 @@ def test_nothing_that_a_peer_sends_harms_anybody_else(app: App) -> None:
     @FUZZING
     @given(st.lists(attacks, min_size=2, max_size=6))
     def fuzz(attacks: list[Attack]) -> None:
-        with app.undisturbed(NOISE[app.row]) as healthy:
+        with app.undisturbed(NOISE.get(app.row, "")) as healthy:
             for attack in attacks:
                 _attack(app, attack)
                 check_echo(healthy)
@@ -124,8 +124,11 @@ def test_the_gevent_fuzzer() -> None:
 
 def test_a_header_with_what_no_header_has(app: App) -> None:
     """A control character: 400 or 101; uvicorn 0.54 does not answer, and ends it with its peer."""
-    with app.undisturbed(NOISE[app.row]), app.peer("/echo", "X: \x01", accepted=False) as peer:
-        if NOISE[app.row] == _UVICORN:
+    with (
+        app.undisturbed(NOISE.get(app.row, "")),
+        app.peer("/echo", "X: \x01", accepted=False) as peer,
+    ):
+        if NOISE.get(app.row, "") == _UVICORN:
             peer.socket.shutdown(socket.SHUT_WR)
         assert _read_head(peer)[9:12] in (b"400", b"101", b"")
 
@@ -212,7 +215,7 @@ def test_a_length_that_no_message_has(app: App, length: int) -> None:
 def test_what_comes_behind_a_close(app: App) -> None:
     """It is dropped, whatever it is, and the close is answered."""
     late = frame(1, b"late") * 1000 + b"\xff" * 1000 + frame(9, b"?")
-    with app.undisturbed(NOISE[app.row]), app.peer("/echo") as peer:
+    with app.undisturbed(NOISE.get(app.row, "")), app.peer("/echo") as peer:
         with contextlib.suppress(ConnectionError):
             peer.write(frame(1, b"in time") + frame(8, b"\x0f\xa0bye") + late)
         got = list(_rest(peer))
@@ -364,7 +367,7 @@ def _read_head(peer: Peer) -> bytes:
 
 def test_a_flood_behind_the_end_of_a_handler(app: App) -> None:
     """Who goes on sending after the close frame is let go of, and leaves nothing."""
-    with app.undisturbed(NOISE[app.row]):
+    with app.undisturbed(NOISE.get(app.row, "")):
         for _ in range(5):
             with app.peer("/waits/close") as peer, contextlib.suppress(ConnectionError):
                 peer.write(frame(1, b"x") * 50)

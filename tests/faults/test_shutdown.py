@@ -16,7 +16,7 @@ import pytest
 from websockets.exceptions import ConnectionClosed, InvalidHandshake
 from websockets.sync.client import ClientConnection, connect
 
-from tests.faults.kinds import GEVENT, KINDS, UVICORN, KindServer, handshake
+from tests.faults.kinds import GEVENT, KINDS, MAIN, UVICORN, KindServer, handshake
 from tests.servers import RawClient
 from unisock.conformance.harness import leftovers
 
@@ -140,7 +140,7 @@ def test_sigint_is_the_quick_shutdown_of_gunicorn(tmp_path: Path) -> None:
         assert leftovers(log) == []
 
 
-@pytest.mark.parametrize("kind", ["falcon", "aiohttp", "flask"])
+@pytest.mark.parametrize("kind", MAIN)
 def test_a_handler_that_swallows_its_cancellation_sees_the_end(kind: str, tmp_path: Path) -> None:
     with (
         KindServer(tmp_path, kind, GRACE=str(GRACE)) as server,

@@ -80,7 +80,7 @@ def test_a_peer_that_is_closed_and_vanishes(app: App, vanish: Callable[[Peer], N
 def test_a_half_open_peer(row: str, tmp_path: Path) -> None:
     """It drops every packet and answers none: keepalive finds out, whatever the handler does.
 
-    On uvicorn by the server's options, on Flask and aiohttp by unisock's.  hypercorn 0.18
+    On uvicorn by the server's options, elsewhere by unisock's.  hypercorn 0.18
     pings too, and does not mind whether an answer comes.  uvicorn 0.54 tells of no such
     peer while anything is left to be written to it: that ends when TCP gives up.
     """

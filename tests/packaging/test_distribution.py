@@ -7,6 +7,7 @@ checkout.
 from __future__ import annotations
 
 import email
+import re
 import shutil
 import subprocess
 import sys
@@ -15,6 +16,8 @@ import zipfile
 from pathlib import Path
 
 import pytest
+
+from tests.frameworks import FRAMEWORKS
 
 ROOT = Path(__file__).parents[2]
 NOT_SOURCE = (
@@ -62,7 +65,9 @@ def modules(folder: str) -> set[str]:
     [
         ("unisock", "unisock"),
         ("adapters", "unisock/adapters"),
+        ("adapters/records", "unisock/adapters/records"),
         ("unisock/conformance", "unisock/conformance"),
+        ("unisock/conformance/frameworks", "unisock/conformance/frameworks"),
     ],
 )
 def test_the_wheel_holds_every_module(wheel_files: set[str], folder: str, installed: str) -> None:
@@ -88,8 +93,10 @@ def test_the_wheel_requires_two_packages_and_no_more(distributions: tuple[Path, 
     required = metadata.get_all("Requires-Dist") or []
     core = {entry for entry in required if "extra ==" not in entry}
     assert {entry.split(">=")[0] for entry in core} == {"msgspec", "multidict"}
-    extras = {"starlette", "fastapi", "falcon", "flask", "aiohttp", "all", "dev"}
+    extras = {*FRAMEWORKS, "all", "dev"}
     assert extras <= set(metadata.get_all("Provides-Extra") or [])
+    (everything,) = (entry for entry in required if re.search(r"extra == ['\"]all['\"]", entry))
+    assert everything.startswith(f"unisock[{','.join(FRAMEWORKS)}]")
 
 
 @pytest.mark.parametrize(

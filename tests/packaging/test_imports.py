@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import importlib
 import os
 import re
 import subprocess
@@ -12,13 +13,22 @@ from importlib.metadata import entry_points
 import pytest
 
 import unisock
+from tests.frameworks import FRAMEWORKS
+from unisock.frameworks import find
 
-FRAMEWORKS = {"aiohttp", "falcon", "fastapi", "flask", "starlette", "werkzeug"}
-SERVERS = {
-    "gevent", "geventwebsocket", "granian", "gunicorn", "hypercorn", "uvicorn",
-    "websockets", "wsproto",
+RECORDS = {name: find(name) for name in FRAMEWORKS}
+PACKAGES = {
+    *(module for record in RECORDS.values() for module in record.packages.values()),
+    *(server.partition(",")[0] for record in RECORDS.values() for server in record.capabilities),
+    "werkzeug", "wsproto",
 }  # fmt: skip
-COMMAND_LINE = {"argparse", "unisock.cli", "unisock.serving", "unisock.workers"}
+COMMAND_LINE = {
+    "argparse",
+    "unisock.cli",
+    "unisock.frameworks",
+    "unisock.serving",
+    "unisock.workers",
+}
 
 
 def python(*arguments: str) -> subprocess.CompletedProcess[str]:
@@ -48,25 +58,25 @@ def imported(statement: str) -> set[str]:
 def test_unisock_imports_no_framework_no_server_and_no_command_line() -> None:
     names = imported("import unisock")
     tops = {name.partition(".")[0] for name in names}
-    assert not tops & (FRAMEWORKS | SERVERS)
+    assert not tops & PACKAGES
     assert not names & COMMAND_LINE
     assert not [name for name in names if name.startswith("unisock.adapters")]
 
 
-@pytest.mark.parametrize(
-    ("adapter", "own"),
-    [
-        ("asgi", set[str]()),
-        ("starlette", {"starlette"}),
-        ("fastapi", {"fastapi", "starlette"}),
-        ("falcon", {"falcon"}),
-        ("flask", {"flask", "werkzeug"}),
-        ("aiohttp", {"aiohttp"}),
-    ],
-)
-def test_an_adapter_imports_its_own_framework_only(adapter: str, own: set[str]) -> None:
-    tops = {name.partition(".")[0] for name in imported(f"import unisock.adapters.{adapter}")}
-    assert tops & FRAMEWORKS == own
+# What a framework brings with it.
+BRINGS = {"fastapi": {"starlette"}, "flask": {"werkzeug"}}
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_a_record_imports_no_framework_and_no_server(name: str) -> None:
+    names = imported(f"from unisock.frameworks import find; find({name!r})")
+    assert not {each.partition(".")[0] for each in names} & PACKAGES
+
+
+@pytest.mark.parametrize("name", FRAMEWORKS)
+def test_an_adapter_imports_its_own_framework_only(name: str) -> None:
+    tops = {each.partition(".")[0] for each in imported(f"import unisock.adapters.{name}")}
+    assert tops & {*FRAMEWORKS, "werkzeug"} == {name, *BRINGS.get(name, ())} - {"asgi"}
 
 
 BLOCKED = """
@@ -93,18 +103,17 @@ except ModuleNotFoundError as exc:
 """
 
 
+MOUNTABLE = {name: record for name, record in RECORDS.items() if record.adapter}
+
+
 @pytest.mark.parametrize(
     ("framework", "package"),
     [
-        ("starlette", "starlette"),
-        ("fastapi", "fastapi"),
-        ("falcon", "falcon"),
-        ("flask", "flask"),
-        ("flask", "gevent"),
-        ("flask", "geventwebsocket"),
-        ("flask", "websockets"),
-        ("aiohttp", "aiohttp"),
-        ("aiohttp", "websockets"),
+        (name, module)
+        for name, record in MOUNTABLE.items()
+        for module in record.packages.values()
+        # an ASGI application needs no server to be mounted on
+        if "uvicorn" not in record.packages or module == name
     ],
 )
 def test_a_missing_package_is_named_with_the_command_that_installs_it(
@@ -116,10 +125,11 @@ def test_a_missing_package_is_named_with_the_command_that_installs_it(
     assert f"pip install 'unisock[{framework}]'" in result.stdout
 
 
-@pytest.mark.parametrize("name", ["starlette", "fastapi", "falcon", "flask", "aiohttp"])
-def test_an_adapter_is_found_by_its_entry_point(name: str) -> None:
-    (entry,) = entry_points(group="unisock.adapters", name=name)
-    assert callable(entry.load().mount)
+@pytest.mark.parametrize("name", MOUNTABLE)
+def test_a_record_names_its_adapter(name: str) -> None:
+    adapter = MOUNTABLE[name].adapter
+    assert adapter is not None
+    assert callable(importlib.import_module(adapter).mount)
 
 
 def test_the_command_is_installed() -> None:
@@ -157,7 +167,6 @@ def test_a_star_import_gives_them_and_nothing_else() -> None:
         ("falcon", {"WebSocketResource", "mount", "responder"}),
         ("flask", {"WebSocketHandler", "mount", "view"}),
         ("gunicorn", {"WebSocketWorker"}),
-        ("aiohttp", {"mount", "view"}),
     ],
 )
 def test_an_adapter_has_the_names_that_are_documented(adapter: str, names: set[str]) -> None:

@@ -8,12 +8,27 @@ from contextlib import ExitStack
 from pathlib import Path
 
 import pytest
+from websockets.sync.client import connect
 
+from tests.frameworks import FRAMEWORKS
 from tests.servers import Server
 
 SOURCE = Path(__file__).with_name("server.py")
 
 Start = Callable[..., Server]
+
+WITH_PAGES = ("asgi", "starlette", "fastapi", "falcon", "flask")
+OTHERS = [name for name in FRAMEWORKS if name not in WITH_PAGES]
+"""The frameworks whose application has no pages here: a socket tells what would be there."""
+
+
+class ServerWithoutPages(Server):
+    """Its pages are what a handler at their path sends."""
+
+    def get(self, path: str, **headers: str) -> tuple[int, str]:
+        """What a page would have."""
+        with connect(self.url(path), additional_headers=headers) as client:
+            return 200, client.recv(timeout=30, decode=True)
 
 
 @pytest.fixture(scope="module")
@@ -23,9 +38,8 @@ def start(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Start]:
 
         def start(kind: str, **environment: str) -> Server:
             folder = tmp_path_factory.mktemp(kind)
-            return servers.enter_context(
-                Server(folder, SOURCE.read_text(), KIND=kind, **environment)
-            )
+            cls = ServerWithoutPages if kind in OTHERS else Server
+            return servers.enter_context(cls(folder, SOURCE.read_text(), KIND=kind, **environment))
 
         yield start
 

@@ -25,6 +25,8 @@ from typing import Any
 
 import unisock
 from unisock import SyncWebSocket, WebSocketDisconnect
+from unisock.frameworks import Framework, Service, find
+from unisock.serving import bind
 
 KIND = os.environ["KIND"]
 PORT = int(os.environ["PORT"])
@@ -318,6 +320,22 @@ def flask_app() -> Any:
     return _mounted(app)
 
 
+def _any(framework: Framework) -> Any:
+    """The application of a framework that has none here: its pages are told by sockets."""
+
+    def tell(show: Callable[[], str]) -> Any:
+        async def handler(ws: unisock.WebSocket) -> None:
+            await ws.accept()
+            await ws.send(await asyncio.to_thread(show) if show is in_pool else show())
+
+        return handler
+
+    app = framework.application(Service(echo, "/unused"))
+    for path, show in {**PAGES, "/pool": in_pool}.items():
+        unisock.mount(app, path, tell(show))
+    return _mounted(app)
+
+
 def _mounted(app: Any) -> Any:
     for path, (handler, options) in HANDLERS.items():
         unisock.mount(app, path, handler, **options)
@@ -401,5 +419,9 @@ if __name__ == "__main__":
         _serve_gevent(flask_app())
     elif KIND == "embedded":
         _serve_embedded(_starlette())
-    else:
+    elif KIND in ASGI_APPS:
         _serve_asgi(ASGI_APPS[KIND]())
+    else:
+        found = find(KIND)
+        server = found.server(_any(found), GRACE, False)
+        server.run(bind("127.0.0.1", PORT), lambda: None)

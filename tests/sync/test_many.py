@@ -8,17 +8,17 @@ from collections.abc import Callable, Iterator
 
 import pytest
 
+from tests.frameworks import FRAMEWORKS
 from tests.servers import Server
 from tests.sync.crowd import TEXT, Member, crowd
 
 Eventually = Callable[[Callable[[], bool]], None]
 
-ASGI = ("asgi", "starlette", "fastapi", "falcon")
 GEVENT = ("flask", "flask-patched")
 MESSAGES = 5
 
 
-@pytest.fixture(scope="module", params=[*ASGI, *GEVENT])
+@pytest.fixture(scope="module", params=[*FRAMEWORKS, "flask-patched"])
 def kind(request: pytest.FixtureRequest) -> str:
     """A framework on its server."""
     kind: str = request.param

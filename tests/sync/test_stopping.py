@@ -13,6 +13,7 @@ from collections.abc import Callable
 import pytest
 
 from tests.servers import RawClient, Server
+from tests.sync.conftest import OTHERS
 
 Eventually = Callable[[Callable[[], bool]], None]
 Start = Callable[..., Server]
@@ -83,7 +84,7 @@ def _open(server: Server, where: str) -> RawClient:
     return client
 
 
-@pytest.mark.parametrize("kind", ["starlette", "falcon", *GREENLETS])
+@pytest.mark.parametrize("kind", ["starlette", "falcon", *OTHERS, *GREENLETS])
 def test_calls_end_by_a_disconnect(kind: str, start: Start, eventually: Eventually) -> None:
     server = start(kind)
     open_ones = ["receive-in-turns", "wait_closed", "beside", "stubborn", "send"]
@@ -98,7 +99,8 @@ def test_calls_end_by_a_disconnect(kind: str, start: Start, eventually: Eventual
             assert _last_frame(client) == STOPPED, where
     with connecting:
         # uvicorn 0.54 answers by itself, and tells the application of a broken connection.
-        status, code = (b" 503 ", 1012) if kind in GREENLETS else (b" 500 ", 1006)
+        on_uvicorn = kind in ("starlette", "falcon")
+        status, code = (b" 500 ", 1006) if on_uvicorn else (b" 503 ", 1012)
         assert status in connecting.read_head()
     log = _stop(server)
     assert log.count("told: receive finally True 1012") == MANY
@@ -111,7 +113,7 @@ def test_calls_end_by_a_disconnect(kind: str, start: Start, eventually: Eventual
     assert _told(log, "stubborn")[0] == str([gone, gone, gone, 1012, None, gone]), log
 
 
-@pytest.mark.parametrize("kind", ["starlette", "flask", "gunicorn"])
+@pytest.mark.parametrize("kind", ["starlette", *OTHERS, "flask", "gunicorn"])
 def test_a_send_to_a_peer_that_never_reads(kind: str, start: Start, eventually: Eventually) -> None:
     server = start(kind, GRACE=BRIEF)
     with _open(server, "send"):

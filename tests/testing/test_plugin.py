@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from unisock.serving import FRAMEWORKS
+from tests.frameworks import FRAMEWORKS
 
 HANDLER = """
 import asyncio
@@ -161,17 +161,17 @@ import importlib.util as u
 find = u.find_spec
 u.find_spec = lambda name, *a: None if name == "websockets" else find(name, *a)
 """
-    ini = "unisock_adapters = aiohttp, memory"
+    ini = "unisock_adapters = asgi, memory"
     outcomes, text = run_pytest(SHARED, "-k", "test_text", conftest=hides, ini=ini)
-    assert outcomes == {"test_text[aiohttp]": "SKIPPED", "test_text[memory]": "PASSED"}, text
+    assert outcomes == {"test_text[asgi]": "SKIPPED", "test_text[memory]": "PASSED"}, text
     assert "a peer on a socket needs a client: pip install websockets" in text
 
 
 def test_a_marker_that_the_setting_leaves_nothing_of(run_pytest: Run) -> None:
-    source = MARKED.replace("'x'", "'aiohttp'")
+    source = MARKED.replace("'x'", "'flask'")
     outcomes, text = run_pytest(source, "-k", "test_text", ini="unisock_adapters = falcon")
     assert set(outcomes.values()) == {"SKIPPED"}, text
-    assert "the marker has aiohttp, the setting falcon: no adapter is in both" in text
+    assert "the marker has flask, the setting falcon: no adapter is in both" in text
 
 
 def test_nothing_is_imported_until_it_is_used(run_pytest: Run) -> None:

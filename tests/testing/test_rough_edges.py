@@ -11,7 +11,9 @@ from typing import Any
 import anyio
 import pytest
 
+from tests.frameworks import FRAMEWORKS
 from unisock import SyncWebSocket, WebSocket
+from unisock.frameworks import find
 from unisock.handlers import prepare
 from unisock.testing import ConnectionRejected, PeerTimeout, connect
 from unisock.testing.servers import SharedServer
@@ -29,7 +31,7 @@ def nothing_is_left() -> None:
     assert signal.getsignal(signal.SIGURG) == signal.SIG_DFL
 
 
-@pytest.mark.parametrize("on", ["memory", "starlette", "flask", "aiohttp"])
+@pytest.mark.parametrize("on", ["memory", *FRAMEWORKS])
 def test_a_scope_that_cancels_at_every_await(on: str) -> None:
     async def main() -> None:
         with anyio.move_on_after(0.3):
@@ -54,7 +56,7 @@ def test_a_cancellation_while_the_server_starts(on: str) -> None:
     nothing_is_left()
 
 
-@pytest.mark.parametrize("on", ["starlette", "falcon", "flask", "aiohttp"])
+@pytest.mark.parametrize("on", [name for name in FRAMEWORKS if find(name).adapter])
 def test_a_proxys_headers_hide_no_failure(on: str) -> None:
     async def fail(ws: WebSocket) -> None:
         await ws.accept()

@@ -11,9 +11,10 @@ import pytest
 from websockets.sync.client import connect as connect_client
 
 import unisock
+from tests.frameworks import FRAMEWORKS
 from tests.testing.twins import twins
 from unisock import HandshakeRejected, WebSocket
-from unisock.serving import FRAMEWORKS, Service
+from unisock.frameworks import Service, find
 from unisock.testing import Connect, ConnectionRejected, connect, serve
 
 ON = pytest.mark.parametrize("on", list(FRAMEWORKS))
@@ -27,7 +28,7 @@ async def echo(ws: WebSocket) -> None:
 
 
 def app_of(on: str, path: str = "/") -> Any:
-    return FRAMEWORKS[on].app(Service(echo, path))
+    return find(on).application(Service(echo, path))
 
 
 def is_free(url: str) -> bool:
@@ -46,14 +47,14 @@ def test_serve_an_application_and_a_handler(on: str) -> None:
     assert is_free(two)
 
 
-@pytest.mark.parametrize("on", ["asgi", "starlette", "fastapi", "falcon"])
+@pytest.mark.parametrize("on", [name for name in FRAMEWORKS if "uvicorn" in find(name).packages])
 def test_on_uvicorn_a_handler_is_reached_without_events(on: str) -> None:
     async def tell(ws: WebSocket) -> None:
         await ws.accept()
         transport: Any = ws._transport
         await ws.send(f"direct: {transport._direct is not None}")
 
-    app = FRAMEWORKS[on].app(Service(tell, "/"))
+    app = find(on).application(Service(tell, "/"))
     with serve(app) as one, serve(tell, on) as two:
         for url in (one, two):
             with connect_client(url) as client:

@@ -1,7 +1,8 @@
 """The frameworks' own WebSocket tutorials, ported by a few lines, on every framework.
 
 ``originals/`` has the programs as the frameworks teach them, ``ported/`` their handlers
-on unisock, and ``apps/`` an application of each framework with all of the ported ones.
+on unisock, and ``apps/`` applications with all of the ported ones: of a framework with
+the tutorials' pages beside, or `apps.mounted` of any other.
 The page of `PAGE` shows each edit; that it shows the true one is tested here.
 """
 
@@ -19,8 +20,10 @@ from websockets.exceptions import ConnectionClosed
 from websockets.sync.client import ClientConnection, connect
 
 from tests.docs.documents import blocks, page
+from tests.frameworks import FRAMEWORKS
 from tests.servers import Server, uvicorn
 from tests.tutorials.edits import HERE, Edit, edit
+from unisock.frameworks import find
 
 if TYPE_CHECKING:
     from selenium.webdriver import Chrome
@@ -36,8 +39,10 @@ from tests.tutorials.%s import app
 """
 OWN = """
 import os
-from unisock.adapters.flask import WSGIServer
-WSGIServer(("127.0.0.1", int(os.environ["PORT"])), app).serve_forever()
+from unisock.frameworks import GRACE, find
+from unisock.serving import bind
+server = find(os.environ["FRAMEWORK"]).server(app, GRACE, True)
+server.run(bind("127.0.0.1", int(os.environ["PORT"])), lambda: None)
 """
 STOCK = """
 import os
@@ -46,20 +51,17 @@ from geventwebsocket.handler import WebSocketHandler
 address = ("127.0.0.1", int(os.environ["PORT"]))
 WSGIServer(address, app, handler_class=WebSocketHandler).serve_forever()
 """
-AIOHTTP = """
-from tests.tutorials.apps.aiohttp_app import run
-run()
-"""
-
+WITH_PAGES = [name for name in FRAMEWORKS if (HERE / "apps" / f"{name}_app.py").exists()]
+"""The frameworks whose applications have the tutorials' pages beside the handlers."""
 PORTED = {
-    "starlette": ("apps.starlette_app", None),
-    "fastapi": ("apps.fastapi_app", None),
-    "falcon": ("apps.falcon_app", None),
-    "aiohttp": ("apps.aiohttp_app", None),
-    "flask": ("apps.flask_app", OWN),
+    **{
+        name: (f"apps.{f'{name}_app' if name in WITH_PAGES else 'mounted'}", OWN)
+        for name in FRAMEWORKS
+        if find(name).adapter
+    },
     "flask stock": ("apps.flask_app", STOCK),
 }
-"""The applications, each with what serves it if that is gevent's server."""
+"""The applications, each with what serves it."""
 
 CLASS = "unisock.adapters.uvicorn:WebSocketProtocol"
 ON_CLASS = " on our class"
@@ -88,12 +90,10 @@ def server_of(tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerOf]:
             module, serve = (PORTED | NATIVE)[name]
             folder = tmp_path_factory.mktemp("server")
             source = IMPORT % module
-            if name == "aiohttp":
-                server = Server(folder, source + AIOHTTP)
-            elif serve in (None, CLASS):
+            if serve in (None, CLASS):
                 server = uvicorn(folder, source, ws=serve or "auto")
             else:
-                server = Server(folder, source + serve)
+                server = Server(folder, source + serve, FRAMEWORK=name)
             stack.callback(stop, name, server)
             return server
 
@@ -284,13 +284,17 @@ def close(client: ClientConnection, last: str | bytes | int | None) -> None:
         client.close(last)  # type: ignore[arg-type]  # None: as a browser's `close()` does
 
 
-# Not on aiohttp, which has one handler for the GET requests of a path.
-@pytest.mark.parametrize("place", [p for p in places("falcon_resource") if p != "aiohttp"])
+def places_with_pages(tutorial: str) -> list[str]:
+    """Those whose application has pages too."""
+    return [p for p in places(tutorial) if p in NATIVE or p.partition(" ")[0] in WITH_PAGES]
+
+
+@pytest.mark.parametrize("place", places_with_pages("falcon_resource"))
 def test_a_page_at_the_path_of_the_handler(place: str, server_of: ServerOf) -> None:
     assert server_of(place).get("/hello/Ada") == (200, "Hello, Ada!")
 
 
-@pytest.mark.parametrize("place", places("fastapi_page"))
+@pytest.mark.parametrize("place", places_with_pages("fastapi_page"))
 def test_the_page_in_a_browser(place: str, server_of: ServerOf, browser: Chrome) -> None:
     from selenium.webdriver.support.wait import WebDriverWait
 

@@ -14,7 +14,9 @@ import pytest
 
 import unisock
 import unisock.mounting
+from tests.frameworks import FRAMEWORKS
 from unisock import Options, WebSocket
+from unisock.frameworks import find
 from unisock.options import OptionsDict
 from unisock.paths import PathTemplate
 
@@ -151,11 +153,20 @@ def test_wrong_arguments_are_told_at_once(
 
 @pytest.mark.parametrize("app", [None, object(), "app", App(), handler, App])
 def test_an_unknown_application_lists_the_frameworks(app: object) -> None:
+    mountable = ", ".join(name for name in FRAMEWORKS if name != "asgi")
     with pytest.raises(
-        TypeError, match=r"aiohttp, falcon, fastapi, flask, starlette.*unisock.*ASGIApp\(handler\)"
+        TypeError, match=rf"known: {mountable};.*unisock.*ASGIApp\(handler\)"
     ) as caught:
         unisock.mount(app, "/", handler)
     assert type(app).__qualname__ in str(caught.value)
+
+
+def test_an_unknown_application_where_an_adapter_cannot_be_imported(
+    known: Callable[..., None],
+) -> None:
+    known(thirdparty="no_such_package.adapter")
+    with pytest.raises(TypeError, match=r"frameworks known: thirdparty;"):
+        unisock.mount(object(), "/", handler)
 
 
 def test_a_missing_package_names_the_command(known: Callable[..., None]) -> None:
@@ -173,9 +184,9 @@ def test_importing_unisock_imports_no_framework_and_no_server() -> None:
         [sys.executable, "-c", script], check=True, capture_output=True, text=True
     ).stdout.split()
     assert "unisock" in imported
-    others = "starlette fastapi falcon flask werkzeug gevent geventwebsocket websockets uvicorn"
-    more = {"aiohttp", "pydantic", "anyio", "hypercorn", "granian"}
-    assert not set(imported) & {*others.split(), *more}
+    others = {module for name in FRAMEWORKS for module in find(name).packages.values()}
+    more = {"werkzeug", "pydantic", "anyio", "hypercorn", "granian"}
+    assert not set(imported) & {*others, *more}
     assert "unisock.adapters" not in imported
 
 

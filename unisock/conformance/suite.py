@@ -22,7 +22,7 @@ A third party's whole test file::
         return request.param
 
 The server process calls `unisock.conformance.harness.mount_all` with its
-application; `unisock.conformance.serve` has one for each framework.
+application; `unisock.conformance.frameworks` has one for each framework.
 """
 
 from __future__ import annotations

@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import threading
 from collections.abc import Mapping
-from inspect import signature
+from contextlib import suppress
+from inspect import isclass, isroutine, signature
 from types import MappingProxyType, TracebackType
 from typing import Any, ClassVar
 
+from unisock.frameworks import AppServer, ServeError, Service, find, names, prepare
 from unisock.handlers import check_handler
 from unisock.mounting import adapter_of
-from unisock.serving import FRAMEWORKS, AppServer, Service, bind, prepare
+from unisock.serving import bind
 
 from .watching import WatchedHandler
 
@@ -33,15 +35,17 @@ def check_framework(on: str) -> None:
     Raises:
         ValueError: it is not; the message has those that are.
     """
-    if on not in FRAMEWORKS and on != MEMORY:
-        raise ValueError(f"on={on!r} is no framework: use one of {', '.join(FRAMEWORKS)}")
+    if on != MEMORY and on not in (known := names()):
+        raise ValueError(f"on={on!r} is no framework: use one of {', '.join(known)}")
 
 
 def framework_of(app: object) -> str | None:
     """The name of the framework that an application is of, or `None`."""
     entry = adapter_of(app)
-    if entry is not None and entry.name in FRAMEWORKS:
-        return entry.name
+    if entry is not None:
+        with suppress(ServeError):  # it has no record
+            find(entry.name)
+            return entry.name
     try:
         signature(app).bind(None, None, None)  # type: ignore[arg-type]  # that is what is tried
     except (TypeError, ValueError):
@@ -59,15 +63,23 @@ def is_handler(target: Any) -> bool:
         check_handler(target)
     except TypeError:
         if framework_of(target) is None:
-            entry = adapter_of(target)
-            if entry is not None:
-                raise TypeError(
-                    f"{entry.name} has an adapter, but there is no server for it here: run its "
-                    "own, or connect() to the handler"
-                ) from None
+            _check_served(target)
             raise
         return False
-    return True
+    if isroutine(target) or isclass(target) or adapter_of(target) is None:
+        return True
+    _check_served(target)  # an application that may be called with one argument, as a handler is
+    return False
+
+
+def _check_served(app: object) -> None:
+    """Raise for an application of a framework that nothing here serves."""
+    entry = adapter_of(app)
+    if entry is not None and framework_of(app) is None:
+        raise TypeError(
+            f"{entry.name} has an adapter, but there is no server for it here: run its "
+            "own, or connect() to the handler"
+        )
 
 
 def server_for(
@@ -78,7 +90,7 @@ def server_for(
     Raises:
         TypeError: neither of the two; `on` misses, or names another framework.
         ValueError: `on` is none that is known.
-        unisock.serving.ServeError: a package is missing; the message names it.
+        unisock.frameworks.ServeError: a package is missing; the message names it.
     """
     if on is not None:
         check_framework(on)
@@ -93,7 +105,7 @@ def server_for(
     assert name is not None
     if on not in (None, name):
         raise TypeError(f"on={on!r}, but this is an application of {name}: leave `on` out")
-    return FRAMEWORKS[name].server(target, _GRACE, True)
+    return find(name).server(target, _GRACE, True)
 
 
 class ServerThread:
@@ -203,9 +215,8 @@ class serve:  # noqa: N801  # a context manager that is used like a function, as
         with serve(app) as url:
             ...  # url is as "ws://127.0.0.1:49152"
 
-    The framework's server runs in a thread, on a free port of 127.0.0.1: uvicorn with
-    unisock's WebSocket class, gevent's for Flask, aiohttp's own.  Leaving the block stops
-    it as SIGTERM would.
+    The framework's server runs in a thread, on a free port of 127.0.0.1: the one that
+    ``unisock serve`` runs.  Leaving the block stops it as SIGTERM would.
 
     Args:
         target: an application, or a handler in any form.

@@ -45,18 +45,19 @@ def pytest_generate_tests(metafunc: pytest.Metafunc) -> None:
     """Run a test that asks for `unisock_client` once on each adapter."""
     if "unisock_adapter" not in metafunc.fixturenames:
         return
-    from unisock.serving import FRAMEWORKS  # noqa: PLC0415  # see above
+    from unisock.frameworks import names, why_not  # noqa: PLC0415  # see above
 
+    frameworks = {name: why_not(name) for name in names()}
     asked = _names(" ".join(metafunc.config.getini("unisock_adapters")))
     marker = metafunc.definition.get_closest_marker("unisock_adapters")
     named = [str(name) for name in marker.args] if marker else asked
     for name in (*asked, *named):
-        if name not in FRAMEWORKS and name != _MEMORY:
-            known = ", ".join((*FRAMEWORKS, _MEMORY))
+        if name not in frameworks and name != _MEMORY:
+            known = ", ".join((*frameworks, _MEMORY))
             raise pytest.Collector.CollectError(f"unisock_adapters: {name!r} is none of {known}")
-    installed = [name for name, framework in FRAMEWORKS.items() if framework.is_installed()]
+    installed = [name for name, reason in frameworks.items() if not reason]
     chosen = [name for name in named or installed if not asked or name in asked]
-    parameters = [_parameter(name, name in (*installed, _MEMORY)) for name in chosen]
+    parameters = [_parameter(name, frameworks.get(name, "")) for name in chosen]
     if not parameters:
         both = f"the marker has {', '.join(named)}, the setting {', '.join(asked)}"
         parameters = [_skipped("none", f"unisock_adapters: {both}: no adapter is in both")]
@@ -67,9 +68,9 @@ def _names(text: str) -> list[str]:
     return [name for name in re.split(r"[,\s]+", text) if name]
 
 
-def _parameter(name: str, is_installed: bool) -> str | ParameterSet:
-    if not is_installed:
-        return _skipped(name, f"{name} is not installed: pip install 'unisock[{name}]'")
+def _parameter(name: str, why_not: str) -> str | ParameterSet:
+    if why_not:
+        return _skipped(name, why_not)
     if name != _MEMORY and importlib.util.find_spec("websockets") is None:
         return _skipped(name, "a peer on a socket needs a client: pip install websockets")
     return name
