@@ -13,6 +13,7 @@ from .errors import (
 )
 from .handlers import Handler
 from .handshake import URL, Address, State
+from .markers import Cookie, Depends, Header, Query
 from .mounting import mount
 from .options import Options
 from .sync_websocket import SyncWebSocket
@@ -24,13 +25,17 @@ __all__ = [
     "URL",
     "Address",
     "Capabilities",
+    "Cookie",
     "Deflate",
+    "Depends",
     "Handler",
     "HandshakeRejected",
+    "Header",
     "InvalidMessage",
     "InvalidState",
     "JSONCodec",
     "Options",
+    "Query",
     "SocketView",
     "State",
     "SyncWebSocket",

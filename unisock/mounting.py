@@ -13,7 +13,7 @@ from collections.abc import Iterator
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .handlers import Handler, check_handler
+from .handlers import Handler, check_handler, plan_of
 from .paths import PathTemplate
 
 if TYPE_CHECKING:
@@ -48,6 +48,8 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
     adapter = _load(entry)
     template = PathTemplate.parse(path)
     check_handler(handler)
+    if (plan := plan_of(handler)) is not None:
+        plan.check_path(template)
     adapter.mount(app, template, handler, **options)
 
 
