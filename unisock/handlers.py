@@ -19,6 +19,7 @@ from types import FunctionType
 from typing import TYPE_CHECKING, Any, Concatenate, TypeAlias, cast
 
 from .endpoints import BaseEndpoint, end_endpoint, serve_endpoint
+from .errors import WebSocketDisconnect, is_foreign
 from .options import Options, OptionsDict
 from .runtime import check_not_awaitable, is_async, name_of, passed_to
 from .session import Session
@@ -299,8 +300,16 @@ class _Endpoint(MountedHandler):
             for endpoint in [] if session.is_abandoned() else connected:
                 await session.conclude(partial(end_endpoint, endpoint), with_tasks=False)
 
+        async def serve_with(*args: Any, **kwargs: Any) -> None:
+            try:
+                await serve(*args, **kwargs)
+            except WebSocketDisconnect as exc:
+                # No hook has failed: to what they depend on this is a normal end.
+                if is_foreign(exc, is_open=not session.ws.closed):
+                    raise
+
         if self.plan is not None:
-            await self.plan.conclude(session, serve, leave)
+            await self.plan.conclude(session, serve_with, leave)
             return
         try:
             await session.conclude(serve)
