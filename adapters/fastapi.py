@@ -4,13 +4,14 @@ from __future__ import annotations
 
 from collections.abc import Awaitable, Callable, Sequence
 from contextlib import AsyncExitStack
-from typing import Unpack
+from typing import Any, Unpack
 
 from fastapi import APIRouter, FastAPI, WebSocket
 from fastapi.params import Depends
 from fastapi.routing import APIWebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import unisock
 from unisock import Handler
 from unisock.options import OptionsDict
 from unisock.paths import PathTemplate
@@ -64,18 +65,26 @@ def mount(
     handler: Handler,
     *,
     name: str | None = None,
-    dependencies: Sequence[Depends] | None = None,
-    **options: Unpack[OptionsDict],
+    dependencies: Sequence[Depends | unisock.Depends] | None = None,
+    **options: Any,
 ) -> None:
     """Add an API WebSocket route; see `unisock.mount`.
 
-    A dependency that raises `HTTPException` rejects the handshake with its
-    status and body.
+    Args:
+        app: an application or a router.
+        template: the path.
+        handler: as `unisock.mount` takes it.
+        name: the route's.
+        dependencies: FastAPI's, and unisock's.  One that raises `HTTPException` rejects the
+            handshake with its status and body.
+        **options: those of `unisock.Options`.
     """
-    asgi_app = FastAPIEndpoint(handler, **options)
+    fastapis = [each for each in dependencies or () if isinstance(each, Depends)]
+    others = [each for each in dependencies or () if not isinstance(each, Depends)]
+    asgi_app = FastAPIEndpoint(handler, dependencies=others, **options)
     websocket_endpoint = _endpoint(asgi_app)
     app.add_api_websocket_route(
-        starlette_path(template), websocket_endpoint, name=name, dependencies=dependencies
+        starlette_path(template), websocket_endpoint, name=name, dependencies=fastapis
     )
     route = app.routes[-1]
     # A subclass may have put another endpoint around this one, or another route last.

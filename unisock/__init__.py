@@ -14,8 +14,8 @@ from .errors import (
 from .handlers import Handler
 from .handshake import URL, Address, State
 from .markers import Cookie, Depends, Header, Query
-from .mounting import mount
 from .options import Options
+from .routing import Router, mount, route
 from .sync_websocket import SyncWebSocket
 from .transport import Capabilities
 from .websocket import WebSocket
@@ -36,6 +36,7 @@ __all__ = [
     "JSONCodec",
     "Options",
     "Query",
+    "Router",
     "SocketView",
     "State",
     "SyncWebSocket",
@@ -46,6 +47,7 @@ __all__ = [
     "WebSocketException",
     "mount",
     "on_message",
+    "route",
 ]
 
 __version__ = "0.1.0"

@@ -73,6 +73,7 @@ class Plan:
 
     Args:
         function: the handler's function, or its class.
+        before: dependencies that run before all others.
         blocks: whether it is a plain function.
         overrides: what is called in place of a dependency.
 
@@ -82,13 +83,20 @@ class Plan:
     """
 
     def __init__(
-        self, function: Callable[..., Any], *, blocks: bool, overrides: Overrides = NO_OVERRIDES
+        self,
+        function: Callable[..., Any],
+        before: Sequence[Depends] = (),
+        *,
+        blocks: bool,
+        overrides: Overrides = NO_OVERRIDES,
     ) -> None:
         self._name = name_of(function)
         self._blocks = blocks
         self._overrides = overrides
         self._steps: list[_Step] = []
         self._places: dict[object, int] = {}
+        for depends in before:
+            self._place_of(depends, ())
         self._target = self._step_of(
             function, arguments_of(function, first_is_websocket=not isclass(function)), ()
         )

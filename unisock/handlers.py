@@ -12,7 +12,7 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
 from inspect import Parameter, isasyncgenfunction, isfunction, isgeneratorfunction, signature
 from types import FunctionType
@@ -20,6 +20,7 @@ from typing import TYPE_CHECKING, Any, Concatenate, TypeAlias, cast
 
 from .endpoints import BaseEndpoint, end_endpoint, serve_endpoint
 from .errors import WebSocketDisconnect, is_foreign
+from .markers import Depends
 from .options import Options, OptionsDict
 from .runtime import check_not_awaitable, is_async, name_of, passed_to
 from .session import Session
@@ -72,11 +73,16 @@ def check_handler(handler: Handler) -> Handler:
     return handler
 
 
-def plan_of(handler: Handler, overrides: Overrides | None = None) -> Plan | None:
+def plan_of(
+    handler: Handler,
+    dependencies: Sequence[Depends] = (),
+    overrides: Overrides | None = None,
+) -> Plan | None:
     """How the arguments of a handler are made; `None`: it takes the WebSocket alone.
 
     Args:
         handler: one of the three forms.
+        dependencies: what runs before it.
         overrides: what is called in place of a dependency, in a test.
 
     Raises:
@@ -84,13 +90,13 @@ def plan_of(handler: Handler, overrides: Overrides | None = None) -> Plan | None
     """
     if isinstance(handler, MountedHandler):
         return handler.plan
-    if not _needs_plan(handler):
+    if not _needs_plan(handler) and not dependencies:
         return None
     # Here, for with msgspec it would be half of the time of `import unisock`.
     from .dependencies import NO_OVERRIDES, Plan  # noqa: PLC0415  # as just said
 
     blocks = not isinstance(handler, type) and not is_async(handler)
-    return Plan(handler, blocks=blocks, overrides=overrides or NO_OVERRIDES)
+    return Plan(handler, dependencies, blocks=blocks, overrides=overrides or NO_OVERRIDES)
 
 
 def _needs_plan(handler: Handler) -> bool:
@@ -183,7 +189,7 @@ def prepare(
             raise TypeError(f"{handler.name} is mounted with its own options: leave out {options}")
         return handler
     parsed = Options.parse(options)
-    plan = plan_of(handler, overrides)
+    plan = plan_of(handler, parsed.dependencies, overrides)
     if isinstance(handler, type):
         return _Endpoint(handler, parsed, plan)
     if is_async(handler):

@@ -23,34 +23,25 @@ GROUP = "unisock.adapters"
 
 
 def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
-    """Mount `handler` at `path` on `app`.
-
-    Args:
-        app: a Falcon, FastAPI, Starlette or Flask application, or one of their
-            routers (`APIRouter`, `Router`, `Blueprint`), or one of a framework
-            whose adapter is installed, as aiohttp's.
-        path: ``/rooms/{room}``; see `unisock.paths`.
-        handler: ``async def handler(ws)``, a `WebSocketEndpoint` class, or a plain
-            ``def handler(ws)``; see `unisock.handlers`.
-        **options: those of `unisock.Options`, and what the framework's own
-            way to register a route takes (``name``, ``dependencies`` …).
-
-    Raises:
-        TypeError: an `app` of an unknown type, a handler that cannot be
-            mounted, an unknown option.
-        ValueError: a malformed path, or an option's value.
-        ModuleNotFoundError: a package that the adapter needs is missing; the
-            message has the command that installs it.
-    """
+    """Mount one handler; see `unisock.mount`."""
     entry = adapter_of(app)
     if entry is None:
         raise TypeError(_unknown(app))
     adapter = _load(entry)
-    template = PathTemplate.parse(path)
+    template = _template_of(app, path)
     check_handler(handler)
     if (plan := plan_of(handler)) is not None:
         plan.check_path(template)
     adapter.mount(app, template, handler, **options)
+
+
+def _template_of(app: Any, path: str) -> PathTemplate:
+    if path == "":
+        # `APIRouter` and `Blueprint` call it so.
+        if getattr(app, "prefix", None) or getattr(app, "url_prefix", None):
+            return PathTemplate(())
+        raise ValueError("an empty path is for a router with a prefix: write '/'")
+    return PathTemplate.parse(path)
 
 
 def adapter_of(app: object) -> EntryPoint | None:

@@ -11,7 +11,7 @@ from typing import Annotated, Any, Self
 
 import pytest
 
-from tests.unit.memory import MemoryTransport
+from tests.unit.memory import MemoryTransport, settle
 from unisock import (
     Depends,
     HandshakeRejected,
@@ -40,7 +40,7 @@ def value(base: int = 1) -> int:
 
 
 async def async_value(base: int = 1) -> int:
-    await asyncio.sleep(0)
+    await settle()
     return base
 
 
@@ -58,13 +58,13 @@ def yielded(base: int = 1) -> Iterator[int]:
 async def async_yielded(base: int = 1) -> AsyncIterator[int]:
     STEPS.append("open")
     try:
-        await asyncio.sleep(0)
+        await settle()
         yield base
     except BaseException as exc:
         STEPS.append(type(exc).__name__)
         raise
     finally:
-        await asyncio.sleep(0)
+        await settle()
         STEPS.append("close")
 
 
@@ -175,7 +175,7 @@ def test_a_plain_one_blocks_nobody() -> None:
 
         connecting = connect(handler, timeout=10)
         opening = asyncio.create_task(connecting.__aenter__())
-        await asyncio.sleep(0.01)
+        await settle()
         assert not opening.done()
         released.set()
         peer = await opening
@@ -492,7 +492,7 @@ class TestTheEnd:
             task = asyncio.create_task(prepare(handler, {}).serve(transport))
             await asyncio.to_thread(opening.wait, 10)
             task.cancel()
-            await asyncio.sleep(0.01)
+            await settle()
             assert task.done() is is_async
             may_open.set()
             with pytest.raises(asyncio.CancelledError):
