@@ -28,13 +28,21 @@ from contextlib import (
 )
 from dataclasses import dataclass
 from functools import partial
-from inspect import isasyncgenfunction, isclass, isgeneratorfunction, unwrap
+from inspect import Parameter, isasyncgenfunction, isclass, isgeneratorfunction, unwrap
 from types import MappingProxyType
 from typing import Any, TypeAlias, TypeVar
 
 from .errors import HandshakeRejected
 from .markers import Depends
-from .parameters import Argument, BadParameter, Value, arguments_of, check_path
+from .parameters import (
+    Argument,
+    BadParameter,
+    Injects,
+    Value,
+    arguments_of,
+    check_path,
+    injects_nothing,
+)
 from .paths import PathTemplate
 from .runtime import check_not_awaitable, is_async, name_of
 from .session import Session
@@ -76,6 +84,10 @@ class Plan:
         before: dependencies that run before all others.
         blocks: whether it is a plain function.
         overrides: what is called in place of a dependency.
+        injects: tells what is for the framework to inject.
+
+    Attributes:
+        injected: the handler's parameters that the framework injects.
 
     Raises:
         TypeError: a parameter or a dependency that cannot be had; the message names it.
@@ -89,6 +101,7 @@ class Plan:
         *,
         blocks: bool,
         overrides: Overrides = NO_OVERRIDES,
+        injects: Injects = injects_nothing,
     ) -> None:
         self._name = name_of(function)
         self._blocks = blocks
@@ -97,9 +110,12 @@ class Plan:
         self._places: dict[object, int] = {}
         for depends in before:
             self._place_of(depends, ())
-        self._target = self._step_of(
-            function, arguments_of(function, first_is_websocket=not isclass(function)), ()
+        arguments = arguments_of(
+            function, first_is_websocket=not isclass(function), injects=injects
         )
+        self._target = self._step_of(function, arguments, ())
+        sources = [argument.source for argument in arguments]
+        self.injected = tuple(each for each in sources if isinstance(each, Parameter))
         self._values = tuple(
             argument.source
             for step in (*self._steps, self._target)
@@ -209,7 +225,7 @@ class Plan:
         """
         failure: BaseException | None = None
         with ExitStack() as stack:
-            binding = _Binding(self._steps, self._target, ws, self.read(session))
+            binding = _Binding(self, session, ws)
             try:
                 for dependency, bound in binding.steps():
                     if isgeneratorfunction(_bare(dependency)):
@@ -232,18 +248,16 @@ class Plan:
 class _Binding:
     """The arguments for one connection, as far as they are known."""
 
-    def __init__(
-        self, steps: Sequence[_Step], target: _Step, ws: object, values: Mapping[Value, Any]
-    ) -> None:
-        self._steps = steps
-        self._target = target
+    def __init__(self, plan: Plan, session: Session, ws: object) -> None:
+        self._plan = plan
         self._ws = ws
-        self._values = values
+        self._values = plan.read(session)
+        self._injected = session.transport.injected
         self._given: list[Any] = []
 
     def steps(self) -> Iterator[tuple[Callable[..., Any], Callable[..., Any]]]:
         """Each dependency, and it with its arguments; `give` comes before the next."""
-        for step in self._steps:
+        for step in self._plan._steps:
             args, kwargs = self._bind(step)
             yield step.function, partial(step.function, *args, **kwargs)
 
@@ -253,7 +267,7 @@ class _Binding:
 
     def arguments(self) -> _Bound:
         """Those of the handler, when all dependencies have given."""
-        return self._bind(self._target)
+        return self._bind(self._plan._target)
 
     def _bind(self, step: _Step) -> _Bound:
         args: list[Any] = []
@@ -264,8 +278,10 @@ class _Binding:
                 value = self._ws
             elif isinstance(source, Value):
                 value = self._values[source]
-            else:
+            elif isinstance(source, Depends):
                 value = self._given[step.gives[argument.name]]
+            else:
+                value = self._injected[argument.name]
             if argument.is_positional:
                 args.append(value)
             else:
@@ -292,8 +308,7 @@ class _Injection:
             Exception: what a dependency or `function` raised.
         """
         try:
-            session, plan = self._session, self._plan
-            binding = _Binding(plan._steps, plan._target, session.ws, plan.read(session))
+            binding = _Binding(self._plan, self._session, self._session.ws)
             for dependency, bound in binding.steps():
                 binding.give(await self._enter(dependency, bound))
             args, kwargs = binding.arguments()

@@ -30,6 +30,7 @@ from .websocket import WebSocket
 
 if TYPE_CHECKING:
     from .dependencies import Overrides, Plan
+    from .parameters import Injects
 
 logger = logging.getLogger("unisock")
 
@@ -40,10 +41,14 @@ Handler: TypeAlias = AsyncFunction | SyncFunction | type[BaseEndpoint]
 """A function, or an object with ``__call__``, async or not; or an endpoint's class."""
 
 
-def check_handler(handler: Handler) -> Handler:
+def check_handler(handler: Handler, injects: Injects | None = None) -> Handler:
     """Return `handler` if it can be mounted.
 
     A `MountedHandler` can: it is a handler with its options.
+
+    Args:
+        handler: what is to be mounted.
+        injects: tells which parameters are for the framework to inject.
 
     Raises:
         TypeError: it is none of the three forms; the message says what to change.
@@ -55,6 +60,7 @@ def check_handler(handler: Handler) -> Handler:
         raise TypeError(f"mount the class {name}, not an instance: each connection has its own")
     if isinstance(handler, type):
         _check_class(handler)
+        plan_of(handler, injects=injects)
         return handler
     if not callable(handler):
         raise TypeError(
@@ -69,7 +75,7 @@ def check_handler(handler: Handler) -> Handler:
             f"{name_of(handler)} is {kind}, and no handler: name the handler itself, "
             "`async def handler(ws)`"
         )
-    plan_of(handler)
+    plan_of(handler, injects=injects)
     return handler
 
 
@@ -77,6 +83,7 @@ def plan_of(
     handler: Handler,
     dependencies: Sequence[Depends] = (),
     overrides: Overrides | None = None,
+    injects: Injects | None = None,
 ) -> Plan | None:
     """How the arguments of a handler are made; `None`: it takes the WebSocket alone.
 
@@ -84,6 +91,7 @@ def plan_of(
         handler: one of the three forms.
         dependencies: what runs before it.
         overrides: what is called in place of a dependency, in a test.
+        injects: tells which parameters are for the framework to inject.
 
     Raises:
         TypeError: a parameter or a dependency that cannot be had; the message names it.
@@ -94,9 +102,15 @@ def plan_of(
         return None
     # Here, for with msgspec it would be half of the time of `import unisock`.
     from .dependencies import NO_OVERRIDES, Plan  # noqa: PLC0415  # as just said
+    from .parameters import injects_nothing  # noqa: PLC0415  # as just said
 
-    blocks = not isinstance(handler, type) and not is_async(handler)
-    return Plan(handler, dependencies, blocks=blocks, overrides=overrides or NO_OVERRIDES)
+    return Plan(
+        handler,
+        dependencies,
+        blocks=not isinstance(handler, type) and not is_async(handler),
+        overrides=overrides or NO_OVERRIDES,
+        injects=injects or injects_nothing,
+    )
 
 
 def _needs_plan(handler: Handler) -> bool:
@@ -165,11 +179,13 @@ def _check_class(handler: type) -> None:
             f"{handler.__name__} is a class, and no endpoint: derive it from "
             "unisock.WebSocketEndpoint, or mount an instance with a __call__"
         )
-    plan_of(cast(Handler, handler))
 
 
 def prepare(
-    handler: Handler, options: OptionsDict, overrides: Overrides | None = None
+    handler: Handler,
+    options: OptionsDict,
+    overrides: Overrides | None = None,
+    injects: Injects | None = None,
 ) -> MountedHandler:
     """Check a handler and its options, and make them what an adapter serves.
 
@@ -177,19 +193,21 @@ def prepare(
         handler: one of the three forms.
         options: those of `unisock.Options`.
         overrides: what is called in place of a dependency, in a test.
+        injects: tells which parameters are for the framework to inject; an adapter that
+            gives it gives `Transport.injected` as well.
 
     Raises:
         TypeError: no handler, or an unknown option, or options for what has them
             already.
         ValueError: an option's value.
     """
-    check_handler(handler)
+    check_handler(handler, injects)
     if isinstance(handler, MountedHandler):
         if options:
             raise TypeError(f"{handler.name} is mounted with its own options: leave out {options}")
         return handler
     parsed = Options.parse(options)
-    plan = plan_of(handler, parsed.dependencies, overrides)
+    plan = plan_of(handler, parsed.dependencies, overrides, injects)
     if isinstance(handler, type):
         return _Endpoint(handler, parsed, plan)
     if is_async(handler):

@@ -29,8 +29,9 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
         raise TypeError(_unknown(app))
     adapter = _load(entry)
     template = _template_of(app, path)
-    check_handler(handler)
-    if (plan := plan_of(handler)) is not None:
+    injects = getattr(adapter, "injects", None)
+    check_handler(handler, injects)
+    if (plan := plan_of(handler, injects=injects)) is not None:
         plan.check_path(template)
     adapter.mount(app, template, handler, **options)
 

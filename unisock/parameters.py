@@ -24,7 +24,7 @@ from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from functools import partial
 from inspect import Parameter, isclass, unwrap
-from typing import Any, Literal
+from typing import Any, Literal, TypeAlias
 
 import msgspec
 from msgspec import inspect as info
@@ -63,6 +63,13 @@ _OF_CONVERTER: Mapping[str, tuple[type[info.Type], ...]] = {
 _GOT = re.compile(r"(expected .*), got [a-z]+")
 
 Place = Literal["path", "query", "header", "cookie"]
+Injects: TypeAlias = Callable[[object], bool]
+"""Whether what stands in `Annotated`, or is a default, is for the framework to inject."""
+
+
+def injects_nothing(_: object) -> bool:
+    """As most frameworks."""
+    return False
 
 
 class BadParameter(Exception):
@@ -75,12 +82,13 @@ class Argument:
 
     Attributes:
         name: its name.
-        source: a `Value`, a `Depends`, or `None` for the WebSocket.
+        source: a `Value`, a `Depends`, the `Parameter` that the framework injects, or `None`
+            for the WebSocket.
         is_positional: whether it has no name for a caller.
     """
 
     name: str
-    source: Value | Depends | None
+    source: Value | Depends | Parameter | None
     is_positional: bool
 
 
@@ -205,7 +213,11 @@ _READERS: Mapping[str, Callable[[Handshake, str], Sequence[str]]] = {
 
 
 def arguments_of(
-    function: Callable[..., Any], *, owner: str | None = None, first_is_websocket: bool = False
+    function: Callable[..., Any],
+    *,
+    owner: str | None = None,
+    first_is_websocket: bool = False,
+    injects: Injects = injects_nothing,
 ) -> tuple[Argument, ...]:
     """What `function` is to be called with.
 
@@ -213,6 +225,7 @@ def arguments_of(
         function: a handler, a dependency, or an endpoint's class.
         owner: whose it is, for an error's message; `None`: its name.
         first_is_websocket: whether its first parameter is the WebSocket if no other is.
+        injects: tells what is for the framework to inject.
 
     Raises:
         TypeError: a parameter that cannot be had; the message names it.
@@ -231,7 +244,7 @@ def arguments_of(
             parameter.name,
             None
             if parameter.name in websockets
-            else _source_of(parameter, hints.get(parameter.name, Any), owner),
+            else _source_of(parameter, hints.get(parameter.name, Any), owner, injects),
             parameter.kind is Parameter.POSITIONAL_ONLY,
         )
         for parameter in parameters
@@ -259,9 +272,13 @@ def _is_websocket(type_: Any) -> bool:
     return any(isclass(each) and issubclass(each, Connection) for each in members(type_))
 
 
-def _source_of(parameter: Parameter, type_: Any, owner: str) -> Value | Depends:
+def _source_of(
+    parameter: Parameter, type_: Any, owner: str, injects: Injects
+) -> Value | Depends | Parameter:
     what = f"{owner}: parameter {parameter.name!r}"
     for given in (*getattr(type_, "__metadata__", ()), parameter.default):
+        if injects(given):
+            return parameter.replace(annotation=type_, kind=Parameter.KEYWORD_ONLY)
         _check_not_foreign(given, what)
     if isinstance(parameter.default, _MARKERS):
         kind = type(parameter.default).__name__
@@ -286,7 +303,7 @@ def _source_of(parameter: Parameter, type_: Any, owner: str) -> Value | Depends:
 
 
 def _check_not_foreign(given: Any, what: str) -> None:
-    """Raise for a marker of FastAPI's, which means nothing here."""
+    """Raise for a marker of FastAPI's, which means nothing elsewhere."""
     cls = type(given)
     if cls.__module__ == "fastapi.params":
         raise TypeError(

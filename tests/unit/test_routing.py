@@ -17,7 +17,7 @@ from unisock.testing import ConnectionRejected, connect
 
 CALLED: list[str] = []
 
-APPLICATIONS = {
+APPLICATIONS: dict[str, Any] = {
     "aiohttp": web.Application,
     "falcon": falcon.asgi.App,
     "fastapi": fastapi.FastAPI,
