@@ -329,7 +329,7 @@ class _Endpoint(MountedHandler):
                 await serve(*args, **kwargs)
             except WebSocketDisconnect as exc:
                 # No hook has failed: to what they depend on this is a normal end.
-                if is_foreign(exc, is_open=not session.ws.closed):
+                if is_foreign(exc, is_open=not session.ws._has_ended):
                     raise
 
         if self.plan is not None:

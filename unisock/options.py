@@ -35,6 +35,7 @@ class OptionsDict(TypedDict, total=False):
     idle_timeout: float | None
     idle_close_code: int
     dependencies: Sequence[Depends]
+    visible_rejections: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -71,6 +72,9 @@ class Options:
         idle_close_code: the code that `idle_timeout` closes with.
         dependencies: what runs before the handler, which does not see what it gives:
             ``[Depends(authenticated)]``.
+        visible_rejections: whether a rejected handshake is accepted and then closed, with
+            4000 + status as the code and the body as the reason.  JavaScript in a browser
+            sees nothing of an HTTP response.
     """
 
     origins: Iterable[str] | Literal["*"] | None = None
@@ -88,6 +92,7 @@ class Options:
     idle_timeout: float | None = None
     idle_close_code: int = 1001
     dependencies: Sequence[Depends] = ()
+    visible_rejections: bool = False
 
     allowed_origins: frozenset[str] | None = field(init=False, default=frozenset())
     """The origins, normalised; `None` where all are allowed."""
@@ -115,6 +120,7 @@ class Options:
             raise ValueError("message_burst= says nothing without max_messages_per_second=")
         check_close_code(self.idle_close_code)
         _check_dependencies(self.dependencies)
+        _check_flag("visible_rejections", self.visible_rejections)
         for method in ("dumps", "loads"):
             if self.json is not None and not callable(getattr(self.json, method, None)):
                 raise TypeError(f"json= takes an object with dumps and loads: {self.json!r}")
@@ -238,3 +244,8 @@ def _check_dependencies(dependencies: object) -> None:
     for each in dependencies:
         if not isinstance(each, Depends):
             raise TypeError(f"dependencies= takes unisock's Depends(function), not {each!r}")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}= is True or False, not {value!r}")

@@ -198,6 +198,11 @@ class Inbox:
             callback()
 
     @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended, and all that came before was received."""
+        return self.ended is not None and not self._messages
+
+    @property
     def is_awaited(self) -> bool:
         """Whether a receive waits, and so all that came before was received."""
         return self._waiter is not None and not self._waiter.done()

@@ -326,7 +326,7 @@ def reads_and_sends(ws: SyncWebSocket) -> None:
 
 def is_no_call(ws: SyncWebSocket) -> None:
     """What a type checker refuses."""
-    ws.receive(timeout="1")  # type: ignore[arg-type]  # no number
+    ws.receive(timeout="1")  # type: ignore[call-overload]  # no number
     ws.send(5)  # type: ignore[arg-type]  # neither text nor binary
     ws.while_connected()  # type: ignore[attr-defined]  # of async handlers alone
 
