@@ -476,10 +476,16 @@ class ASGIApp:
     transport_class: ClassVar[type[ASGITransport]] = ASGITransport
     handshake_class: ClassVar[type[ASGIHandshake]] = ASGIHandshake
 
+    @staticmethod
+    def injects(given: object, /) -> bool:
+        """Whether what stands in `Annotated` is for the framework to inject."""
+        del given
+        return False
+
     def __init__(
         self, handler: Handler, *, path: str | None = None, **options: Unpack[OptionsDict]
     ) -> None:
-        self._mounted = prepare(handler, options)
+        self._mounted = prepare(handler, options, injects=self.injects)
         self._template = None if path is None else PathTemplate.parse(path)
         # Routers name a route after its endpoint.
         self.__name__ = self._mounted.name

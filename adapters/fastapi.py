@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Awaitable, Callable, Mapping, Sequence
 from contextlib import AsyncExitStack
-from typing import Unpack
+from inspect import Parameter, Signature
+from typing import Any, Unpack
 
-from fastapi import APIRouter, FastAPI, WebSocket
+from fastapi import APIRouter, FastAPI, WebSocket, params
 from fastapi.params import Depends
 from fastapi.routing import APIWebSocketRoute
 from starlette.types import ASGIApp, Receive, Scope, Send
 
+import unisock
 from unisock import Handler
 from unisock.options import OptionsDict
 from unisock.paths import PathTemplate
 
-from .starlette import StarletteEndpoint, starlette_path
+from .starlette import StarletteEndpoint, StarletteTransport, starlette_path
 
 APPLICATIONS = (FastAPI, APIRouter)
 
@@ -24,8 +26,35 @@ APPLICATIONS = (FastAPI, APIRouter)
 _DEPENDENCIES = ("fastapi_inner_astack", "fastapi_function_astack", "fastapi_astack")
 
 
+# In the scope: what FastAPI has solved of the handler's own parameters.
+_INJECTED = "unisock.injected"
+
+
+def injects(given: object, /) -> bool:
+    """Whether it is one of FastAPI's markers, as its own ``Depends`` and ``Query``."""
+    return type(given).__module__ == params.__name__
+
+
+class FastAPITransport(StarletteTransport):
+    """A connection whose handler may have parameters that FastAPI injects."""
+
+    @property
+    def injected(self) -> Mapping[str, Any]:
+        """What FastAPI has solved."""
+        given: Mapping[str, Any] = self.scope.get(_INJECTED, {})
+        return given
+
+
 class FastAPIEndpoint(StarletteEndpoint):
     """As Starlette's; dependencies with ``yield`` see an error before an error handler does."""
+
+    transport_class = FastAPITransport
+    injects = staticmethod(injects)
+
+    @property
+    def injected(self) -> Sequence[Parameter]:
+        """The parameters that FastAPI injects."""
+        return () if self._mounted.plan is None else self._mounted.plan.injected
 
     async def _raise_within(self, exc: Exception, scope: Scope) -> None:
         async with AsyncExitStack() as stack:
@@ -47,14 +76,18 @@ def endpoint(
     return _endpoint(FastAPIEndpoint(handler, **options))
 
 
-def _endpoint(app: FastAPIEndpoint) -> Callable[[WebSocket], Awaitable[None]]:
-    async def websocket_endpoint(websocket: WebSocket) -> None:
+def _endpoint(app: FastAPIEndpoint) -> Callable[..., Awaitable[None]]:
+    async def websocket_endpoint(websocket: WebSocket, **injected: Any) -> None:
+        websocket.scope[_INJECTED] = injected
         # Starlette's state machine is passed by: it would cost time with each
         # message and hide what the server tells.  The two are private; seen
         # from starlette 0.46 to 1.10.
         await app(websocket.scope, websocket._receive, websocket._send)
 
     websocket_endpoint.__name__ = app.__name__
+    own = Parameter("websocket", Parameter.KEYWORD_ONLY, annotation=WebSocket)
+    # What FastAPI looks at to know what to inject.
+    websocket_endpoint.__signature__ = Signature([own, *app.injected])  # type: ignore[attr-defined]  # a function has none by itself
     return websocket_endpoint
 
 
@@ -64,22 +97,34 @@ def mount(
     handler: Handler,
     *,
     name: str | None = None,
-    dependencies: Sequence[Depends] | None = None,
-    **options: Unpack[OptionsDict],
+    dependencies: Sequence[Depends | unisock.Depends] | None = None,
+    **options: Any,
 ) -> None:
     """Add an API WebSocket route; see `unisock.mount`.
 
-    A dependency that raises `HTTPException` rejects the handshake with its
-    status and body.
+    Args:
+        app: an application or a router.
+        template: the path.
+        handler: as `unisock.mount` takes it.
+        name: the route's.
+        dependencies: FastAPI's, and unisock's.  One that raises `HTTPException` rejects the
+            handshake with its status and body.
+        **options: those of `unisock.Options`.
     """
-    asgi_app = FastAPIEndpoint(handler, **options)
+    fastapis = [each for each in dependencies or () if isinstance(each, Depends)]
+    others = [each for each in dependencies or () if not isinstance(each, Depends)]
+    asgi_app = FastAPIEndpoint(handler, dependencies=others, **options)
     websocket_endpoint = _endpoint(asgi_app)
     app.add_api_websocket_route(
-        starlette_path(template), websocket_endpoint, name=name, dependencies=dependencies
+        starlette_path(template), websocket_endpoint, name=name, dependencies=fastapis
     )
     route = app.routes[-1]
     # A subclass may have put another endpoint around this one, or another route last.
-    if isinstance(route, APIWebSocketRoute) and route.endpoint is websocket_endpoint:
+    if (
+        isinstance(route, APIWebSocketRoute)
+        and route.endpoint is websocket_endpoint
+        and not asgi_app.injected
+    ):
         route.app = _unless_dependencies(route, asgi_app)
 
 

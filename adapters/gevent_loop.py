@@ -12,13 +12,14 @@ import contextvars
 import selectors
 import sys
 from collections.abc import Callable, Mapping
+from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
 import gevent
 import gevent.hub
 
-from unisock.asyncio_runtime import AsyncioRuntime
+from unisock.asyncio_runtime import AsyncioRuntime, until_done
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -233,6 +234,10 @@ class HubRuntime(AsyncioRuntime):
         """The event loop: other greenlets of the thread may run others."""
         return asyncio._get_running_loop
 
+    async def run_plain(self, function: Callable[[], T]) -> T:
+        """In a greenlet."""
+        return await call_in_greenlet(partial(contextvars.copy_context().run, function))
+
 
 HUB = HubRuntime()
 
@@ -255,16 +260,7 @@ async def call_in_greenlet(function: Callable[[], T]) -> T:
             returned.set_exception(exc)
 
     gevent.spawn(call)
-    cancellation: asyncio.CancelledError | None = None
-    while not returned.done():
-        try:
-            await asyncio.wait([returned])
-        except asyncio.CancelledError as exc:
-            cancellation = exc
-    if cancellation is not None:
-        returned.exception()  # asyncio logs one that nobody has looked at
-        raise cancellation
-    return returned.result()
+    return await until_done(returned)
 
 
 _loops: WeakKeyDictionary[gevent.hub.Hub, HubEventLoop] = WeakKeyDictionary()

@@ -13,8 +13,9 @@ from .errors import (
 )
 from .handlers import Handler
 from .handshake import URL, Address, State
-from .mounting import mount
+from .markers import Cookie, Depends, Header, Query
 from .options import Options
+from .routing import Router, mount, route
 from .sync_websocket import SyncWebSocket
 from .transport import Capabilities
 from .websocket import WebSocket
@@ -24,13 +25,18 @@ __all__ = [
     "URL",
     "Address",
     "Capabilities",
+    "Cookie",
     "Deflate",
+    "Depends",
     "Handler",
     "HandshakeRejected",
+    "Header",
     "InvalidMessage",
     "InvalidState",
     "JSONCodec",
     "Options",
+    "Query",
+    "Router",
     "SocketView",
     "State",
     "SyncWebSocket",
@@ -41,6 +47,7 @@ __all__ = [
     "WebSocketException",
     "mount",
     "on_message",
+    "route",
 ]
 
 __version__ = "0.1.0"

@@ -56,12 +56,36 @@ class AsyncioRuntime(Runtime):
             isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling() > 0
         )
 
+    async def run_plain(self, function: Callable[[], T]) -> T:
+        """In a thread of the loop's pool."""
+        return await until_done(asyncio.ensure_future(asyncio.to_thread(function)))
+
     def create_workers(self, describe: Callable[[], str]) -> Workers:
         """Threads."""
         return ThreadWorkers(describe)
 
 
 ASYNCIO = AsyncioRuntime()
+
+
+async def until_done(running: asyncio.Future[T]) -> T:
+    """Wait for what cannot be cancelled, also where the caller is.
+
+    Raises:
+        BaseException: what it has ended with.
+        asyncio.CancelledError: the caller was cancelled; `running` is done.
+    """
+    cancellation: asyncio.CancelledError | None = None
+    while not running.done():
+        try:
+            await asyncio.wait([running])
+        except asyncio.CancelledError as exc:
+            cancellation = exc
+    if cancellation is not None:
+        running.exception()  # asyncio logs one that nobody has looked at
+        raise cancellation
+    return running.result()
+
 
 # Those of `LoopBackground`: an event loop holds its tasks weakly.
 _background: set[asyncio.Task[None]] = set()

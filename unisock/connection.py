@@ -14,7 +14,7 @@ from .transport import Capabilities, Inbox, Transport
 class Connection:
     """The handshake and the end: a base of `WebSocket` and `SyncWebSocket`."""
 
-    __slots__ = ("_handshake", "_inbox", "_transport")
+    __slots__ = ("__weakref__", "_handshake", "_inbox", "_transport")
 
     _handshake: Handshake
     _inbox: Inbox
@@ -34,6 +34,21 @@ class Connection:
                 f"unisock.{cls.__name__} is no parameter of a framework's own endpoint: take the "
                 "decorator away, and write unisock.mount(app, path, handler)"
             ) from exc
+
+    def __setattr__(self, name: str, value: Any) -> None:
+        try:
+            object.__setattr__(self, name, value)
+        except AttributeError as exc:
+            # Not of a property, which says so itself.
+            if hasattr(type(self), name):
+                raise
+            raise AttributeError(
+                f"a WebSocket has no attribute {name!r}: keep it in ws.state.{name}"
+            ) from exc
+
+    @property
+    def _has_ended(self) -> bool:
+        return self._inbox.ended is not None
 
     # The handshake
 
@@ -94,11 +109,12 @@ class Connection:
 
     @property
     def closed(self) -> bool:
-        """Whether the connection has ended, from whichever side.
+        """Whether the connection has ended, and all that came before has been received.
 
-        Messages that came before may still be received.
+        So ``while not ws.closed: ws.receive()`` receives everything.  To learn of the
+        end at once use `wait_closed`, or look whether `close_code` is set.
         """
-        return self._inbox.ended is not None
+        return self._inbox.is_over
 
     @property
     def close_code(self) -> int | None:

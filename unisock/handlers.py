@@ -12,40 +12,43 @@ from __future__ import annotations
 import logging
 import threading
 from abc import ABC, abstractmethod
-from collections.abc import Callable, Coroutine, Iterator
+from collections.abc import Callable, Coroutine, Iterator, Sequence
 from functools import partial
-from inspect import (
-    isasyncgenfunction,
-    iscoroutinefunction,
-    isfunction,
-    isgeneratorfunction,
-    signature,
-    unwrap,
-)
+from inspect import Parameter, isasyncgenfunction, isfunction, isgeneratorfunction, signature
 from types import FunctionType
-from typing import Any, TypeAlias, cast
+from typing import TYPE_CHECKING, Any, Concatenate, TypeAlias, cast
 
 from .endpoints import BaseEndpoint, end_endpoint, serve_endpoint
+from .errors import WebSocketDisconnect, is_foreign
+from .markers import Depends
 from .options import Options, OptionsDict
-from .runtime import check_not_awaitable, name_of
+from .runtime import check_not_awaitable, is_async, name_of, passed_to
 from .session import Session
 from .sync_websocket import SyncWebSocket
 from .transport import Transport
 from .websocket import WebSocket
 
+if TYPE_CHECKING:
+    from .dependencies import Overrides, Plan
+    from .parameters import Injects
+
 logger = logging.getLogger("unisock")
 
-AsyncFunction: TypeAlias = Callable[[WebSocket], Coroutine[Any, Any, None]]
-SyncFunction: TypeAlias = Callable[[SyncWebSocket], None]
+AsyncFunction: TypeAlias = Callable[Concatenate[WebSocket, ...], Coroutine[Any, Any, None]]
+SyncFunction: TypeAlias = Callable[Concatenate[SyncWebSocket, ...], None]
 
 Handler: TypeAlias = AsyncFunction | SyncFunction | type[BaseEndpoint]
 """A function, or an object with ``__call__``, async or not; or an endpoint's class."""
 
 
-def check_handler(handler: Handler) -> Handler:
+def check_handler(handler: Handler, injects: Injects | None = None) -> Handler:
     """Return `handler` if it can be mounted.
 
     A `MountedHandler` can: it is a handler with its options.
+
+    Args:
+        handler: what is to be mounted.
+        injects: tells which parameters are for the framework to inject.
 
     Raises:
         TypeError: it is none of the three forms; the message says what to change.
@@ -57,6 +60,7 @@ def check_handler(handler: Handler) -> Handler:
         raise TypeError(f"mount the class {name}, not an instance: each connection has its own")
     if isinstance(handler, type):
         _check_class(handler)
+        plan_of(handler, injects=injects)
         return handler
     if not callable(handler):
         raise TypeError(
@@ -65,19 +69,68 @@ def check_handler(handler: Handler) -> Handler:
         )
     if _is_generator(handler) or _is_generator(type(handler).__call__):
         raise TypeError(f"a handler does not yield, as {name_of(handler)} does")
+    kind = application_kind(handler)
+    if kind is not None:
+        raise TypeError(
+            f"{name_of(handler)} is {kind}, and no handler: name the handler itself, "
+            "`async def handler(ws)`"
+        )
+    plan_of(handler, injects=injects)
+    return handler
+
+
+def plan_of(
+    handler: Handler,
+    dependencies: Sequence[Depends] = (),
+    overrides: Overrides | None = None,
+    injects: Injects | None = None,
+) -> Plan | None:
+    """How the arguments of a handler are made; `None`: it takes the WebSocket alone.
+
+    Args:
+        handler: one of the three forms.
+        dependencies: what runs before it.
+        overrides: what is called in place of a dependency, in a test.
+        injects: tells which parameters are for the framework to inject.
+
+    Raises:
+        TypeError: a parameter or a dependency that cannot be had; the message names it.
+    """
+    if isinstance(handler, MountedHandler):
+        return handler.plan
+    if not _needs_plan(handler) and not dependencies:
+        return None
+    # Here, for with msgspec it would be half of the time of `import unisock`.
+    from .dependencies import NO_OVERRIDES, Plan  # noqa: PLC0415  # as just said
+    from .parameters import injects_nothing  # noqa: PLC0415  # as just said
+
+    return Plan(
+        handler,
+        dependencies,
+        blocks=not isinstance(handler, type) and not is_async(handler),
+        overrides=overrides or NO_OVERRIDES,
+        injects=injects or injects_nothing,
+    )
+
+
+def _needs_plan(handler: Handler) -> bool:
+    """Whether a function takes more than the WebSocket, or a class takes anything.
+
+    Raises:
+        TypeError: a function that does not take a WebSocket.
+    """
+    if isinstance(handler, type):
+        return bool(passed_to(handler))
     try:
-        signature(handler).bind(None)
+        passed = passed_to(handler)
+        if not passed:
+            signature(handler).bind(None)
+            return False
     except (TypeError, ValueError) as exc:  # ValueError: a builtin's signature is not known
-        kind = application_kind(handler)
-        if kind is not None:
-            raise TypeError(
-                f"{name_of(handler)} is {kind}, and no handler: name the handler itself, "
-                "`async def handler(ws)`"
-            ) from exc
         raise TypeError(
             f"a handler takes one argument, the WebSocket: {name_of(handler)}: {exc}"
         ) from exc
-    return handler
+    return len(passed) > 1 or passed[0].kind is Parameter.KEYWORD_ONLY
 
 
 def functions_of(handler: Handler) -> Iterator[FunctionType]:
@@ -120,48 +173,46 @@ def _is_generator(function: object) -> bool:
     return isgeneratorfunction(function) or isasyncgenfunction(function)
 
 
-def _is_async(handler: Callable[..., object]) -> bool:
-    """Whether a call returns a coroutine; also through `partial` and `functools.wraps`."""
-    while isinstance(handler, partial):
-        handler = handler.func
-    if iscoroutinefunction(handler) or iscoroutinefunction(unwrap(handler)):
-        return True
-    return iscoroutinefunction(type(handler).__call__)
-
-
 def _check_class(handler: type) -> None:
     if not issubclass(handler, BaseEndpoint):
         raise TypeError(
             f"{handler.__name__} is a class, and no endpoint: derive it from "
             "unisock.WebSocketEndpoint, or mount an instance with a __call__"
         )
-    try:
-        signature(handler).bind()
-    except TypeError as exc:
-        raise TypeError(
-            f"{handler.__name__} is created without arguments, once a connection: {exc}"
-        ) from exc
 
 
-def prepare(handler: Handler, options: OptionsDict) -> MountedHandler:
+def prepare(
+    handler: Handler,
+    options: OptionsDict,
+    overrides: Overrides | None = None,
+    injects: Injects | None = None,
+) -> MountedHandler:
     """Check a handler and its options, and make them what an adapter serves.
+
+    Args:
+        handler: one of the three forms.
+        options: those of `unisock.Options`.
+        overrides: what is called in place of a dependency, in a test.
+        injects: tells which parameters are for the framework to inject; an adapter that
+            gives it gives `Transport.injected` as well.
 
     Raises:
         TypeError: no handler, or an unknown option, or options for what has them
             already.
         ValueError: an option's value.
     """
-    check_handler(handler)
+    check_handler(handler, injects)
     if isinstance(handler, MountedHandler):
         if options:
             raise TypeError(f"{handler.name} is mounted with its own options: leave out {options}")
         return handler
     parsed = Options.parse(options)
+    plan = plan_of(handler, parsed.dependencies, overrides, injects)
     if isinstance(handler, type):
-        return _Endpoint(handler, parsed)
-    if _is_async(handler):
-        return _Async(cast(AsyncFunction, handler), parsed)
-    return _Sync(cast(SyncFunction, handler), parsed)
+        return _Endpoint(handler, parsed, plan)
+    if is_async(handler):
+        return _Async(cast(AsyncFunction, handler), parsed, plan)
+    return _Sync(cast(SyncFunction, handler), parsed, plan)
 
 
 class MountedHandler(ABC):
@@ -174,12 +225,14 @@ class MountedHandler(ABC):
         blocks: whether it is a plain function.  An adapter that has no event
             loop of its own serves such a handler on a blocking
             `unisock.runtime.Runtime`.
+        plan: how its arguments are made, if it takes more than the WebSocket.
     """
 
     blocks = False
 
-    def __init__(self, handler: object, options: Options) -> None:
+    def __init__(self, handler: object, options: Options, plan: Plan | None) -> None:
         self.handler = handler
+        self.plan = plan
         self.name: str = getattr(handler, "__name__", type(handler).__name__)
         self.options = options
         self._qualname = name_of(handler)
@@ -239,35 +292,53 @@ class MountedHandler(ABC):
 class _Async(MountedHandler):
     """A coroutine function."""
 
-    def __init__(self, handler: AsyncFunction, options: Options) -> None:
-        super().__init__(handler, options)
+    def __init__(self, handler: AsyncFunction, options: Options, plan: Plan | None) -> None:
+        super().__init__(handler, options, plan)
         self._handler = handler
 
     def _run(self, session: Session) -> Coroutine[Any, Any, None]:
-        return session.conclude(partial(self._handler, session.ws))
+        if self.plan is None:
+            return session.conclude(partial(self._handler, session.ws))
+        return self.plan.conclude(session, self._handler)
 
 
 class _Endpoint(MountedHandler):
     """A class whose instance serves one connection."""
 
-    def __init__(self, endpoint_class: type[BaseEndpoint], options: Options) -> None:
-        super().__init__(endpoint_class, options)
+    def __init__(
+        self, endpoint_class: type[BaseEndpoint], options: Options, plan: Plan | None
+    ) -> None:
+        super().__init__(endpoint_class, options, plan)
         self._endpoint_class = endpoint_class
 
     async def _run(self, session: Session) -> None:
         connected: list[BaseEndpoint] = []
 
-        async def serve() -> None:
-            endpoint = self._endpoint_class()
+        async def serve(*args: Any, **kwargs: Any) -> None:
+            endpoint = self._endpoint_class(*args, **kwargs)
             endpoint.websocket = session.ws
             connected.append(endpoint)
             await serve_endpoint(endpoint)
 
+        async def leave() -> None:
+            for endpoint in [] if session.is_abandoned() else connected:
+                await session.conclude(partial(end_endpoint, endpoint), with_tasks=False)
+
+        async def serve_with(*args: Any, **kwargs: Any) -> None:
+            try:
+                await serve(*args, **kwargs)
+            except WebSocketDisconnect as exc:
+                # No hook has failed: to what they depend on this is a normal end.
+                if is_foreign(exc, is_open=not session.ws._has_ended):
+                    raise
+
+        if self.plan is not None:
+            await self.plan.conclude(session, serve_with, leave)
+            return
         try:
             await session.conclude(serve)
         finally:
-            for endpoint in [] if session.is_abandoned() else connected:
-                await session.conclude(partial(end_endpoint, endpoint), with_tasks=False)
+            await leave()
 
 
 class _Sync(MountedHandler):
@@ -275,8 +346,8 @@ class _Sync(MountedHandler):
 
     blocks = True
 
-    def __init__(self, handler: SyncFunction, options: Options) -> None:
-        super().__init__(handler, options)
+    def __init__(self, handler: SyncFunction, options: Options, plan: Plan | None) -> None:
+        super().__init__(handler, options, plan)
         self._handler = handler
         self._threads = threading.BoundedSemaphore(options.max_threads)
 
@@ -291,7 +362,7 @@ class _Sync(MountedHandler):
             return
         release = self._threads.release if workers.are_threads else _nothing
         ws = SyncWebSocket(session, workers)
-        call = partial(self._call, ws)
+        call = partial(self._call, session, ws)
         try:
             await session.conclude(partial(workers.run, self._qualname, call, release))
         except BaseException as exc:
@@ -300,8 +371,12 @@ class _Sync(MountedHandler):
             raise
         await ws._end(self.options.close_timeout, None)
 
-    def _call(self, ws: SyncWebSocket) -> None:
-        check_not_awaitable(self._handler(ws), self._handler)
+    def _call(self, session: Session, ws: SyncWebSocket) -> None:
+        if self.plan is None:
+            returned: object = self._handler(ws)
+        else:
+            returned = self.plan.call(session, ws, self._handler)
+        check_not_awaitable(returned, self._handler)
 
 
 def _nothing() -> None:

@@ -15,7 +15,7 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .handlers import Handler, check_handler
+from .handlers import Handler, check_handler, plan_of
 from .paths import PathTemplate
 
 if TYPE_CHECKING:
@@ -26,33 +26,26 @@ _OWN = "unisock"
 
 
 def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
-    """Mount `handler` at `path` on `app`.
-
-    Args:
-        app: a Falcon, FastAPI, Starlette or Flask application, or one of their
-            routers (`APIRouter`, `Router`, `Blueprint`), or one of any other
-            framework whose adapter is installed.
-        path: ``/rooms/{room}``; see `unisock.paths`.
-        handler: ``async def handler(ws)``, a `WebSocketEndpoint` class, or a plain
-            ``def handler(ws)``; see `unisock.handlers`.
-        **options: those of `unisock.Options`, and what the framework's own
-            way to register a route takes (``name``, ``dependencies`` …).
-
-    Raises:
-        TypeError: an `app` of an unknown type, a handler that cannot be
-            mounted, an unknown option.
-        ValueError: a malformed path, or an option's value.
-        ModuleNotFoundError: a package that the adapter needs is missing; the
-            message has the command that installs it.
-        RuntimeError: two distributions have an adapter for the framework.
-    """
+    """Mount one handler; see `unisock.mount`."""
     entry = adapter_of(app)
     if entry is None:
         raise TypeError(_unknown(app))
     adapter = _load(entry)
-    template = PathTemplate.parse(path)
-    check_handler(handler)
+    template = _template_of(app, path)
+    injects = getattr(adapter, "injects", None)
+    check_handler(handler, injects)
+    if (plan := plan_of(handler, injects=injects)) is not None:
+        plan.check_path(template)
     adapter.mount(app, template, handler, **options)
+
+
+def _template_of(app: Any, path: str) -> PathTemplate:
+    if path == "":
+        # `APIRouter` and `Blueprint` call it so.
+        if getattr(app, "prefix", None) or getattr(app, "url_prefix", None):
+            return PathTemplate(())
+        raise ValueError("an empty path is for a router with a prefix: write '/'")
+    return PathTemplate.parse(path)
 
 
 def adapter_of(app: object) -> EntryPoint | None:

@@ -3,13 +3,14 @@
 from __future__ import annotations
 
 import math
-from collections.abc import Callable, Iterable
+from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
 from urllib.parse import urlsplit
 
 from .codecs import JSONCodec
 from .errors import check_close_code
+from .markers import Depends
 
 _MESSAGE_LIMITS = ("max_messages_per_second", "first_message_timeout", "idle_timeout")
 _LIMITS = (*_MESSAGE_LIMITS, "handler_timeout")
@@ -33,6 +34,8 @@ class OptionsDict(TypedDict, total=False):
     first_message_timeout: float | None
     idle_timeout: float | None
     idle_close_code: int
+    dependencies: Sequence[Depends]
+    visible_rejections: bool
 
 
 @dataclass(frozen=True, slots=True, kw_only=True)
@@ -67,6 +70,11 @@ class Options:
             connection is closed.  Pings, pongs and what the handler sends do not
             count.
         idle_close_code: the code that `idle_timeout` closes with.
+        dependencies: what runs before the handler, which does not see what it gives:
+            ``[Depends(authenticated)]``.
+        visible_rejections: whether a rejected handshake is accepted and then closed, with
+            4000 + status as the code and the body as the reason.  JavaScript in a browser
+            sees nothing of an HTTP response.
     """
 
     origins: Iterable[str] | Literal["*"] | None = None
@@ -83,6 +91,8 @@ class Options:
     first_message_timeout: float | None = None
     idle_timeout: float | None = None
     idle_close_code: int = 1001
+    dependencies: Sequence[Depends] = ()
+    visible_rejections: bool = False
 
     allowed_origins: frozenset[str] | None = field(init=False, default=frozenset())
     """The origins, normalised; `None` where all are allowed."""
@@ -109,6 +119,8 @@ class Options:
         if self.message_burst is not None and self.max_messages_per_second is None:
             raise ValueError("message_burst= says nothing without max_messages_per_second=")
         check_close_code(self.idle_close_code)
+        _check_dependencies(self.dependencies)
+        _check_flag("visible_rejections", self.visible_rejections)
         for method in ("dumps", "loads"):
             if self.json is not None and not callable(getattr(self.json, method, None)):
                 raise TypeError(f"json= takes an object with dumps and loads: {self.json!r}")
@@ -224,3 +236,16 @@ def _check_positive(name: str, value: object, kind: type | tuple[type, ...]) -> 
         raise TypeError(f"{name}= takes {number}, not {value!r}")
     if not value > 0:  # type: ignore[operator]  # `kind` is int or float, as just checked
         raise ValueError(f"{name}= must be above 0, not {value!r}")
+
+
+def _check_dependencies(dependencies: object) -> None:
+    if not isinstance(dependencies, Sequence):
+        raise TypeError(f"dependencies= takes a list, not {dependencies!r}")
+    for each in dependencies:
+        if not isinstance(each, Depends):
+            raise TypeError(f"dependencies= takes unisock's Depends(function), not {each!r}")
+
+
+def _check_flag(name: str, value: object) -> None:
+    if not isinstance(value, bool):
+        raise TypeError(f"{name}= is True or False, not {value!r}")

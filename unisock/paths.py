@@ -77,7 +77,8 @@ class PathTemplate:
 
     Attributes:
         segments: what stands between the slashes, a literal or a parameter;
-            ``/a/{b}/`` has three, the last of them ``""``.
+            ``/a/{b}/`` has three, the last of them ``""``.  None, for the path of a
+            router's prefix itself.
     """
 
     segments: tuple[str | Parameter, ...]
@@ -115,7 +116,7 @@ class PathTemplate:
     def render(self, parameter: Callable[[Parameter], str]) -> str:
         """The template in a framework's spelling."""
         parts = (s if isinstance(s, str) else parameter(s) for s in self.segments)
-        return "/" + "/".join(parts)
+        return "".join(f"/{part}" for part in parts)
 
     def example(self) -> str:
         """A path that matches, as it stands in a URL."""

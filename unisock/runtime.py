@@ -12,12 +12,14 @@ from abc import ABC, abstractmethod
 from collections.abc import Callable, Coroutine, Generator
 from contextlib import AbstractAsyncContextManager
 from contextvars import Context
-from inspect import isawaitable, iscoroutine
+from functools import partial
+from inspect import Parameter, isawaitable, iscoroutine, iscoroutinefunction, signature, unwrap
 from typing import Any, ClassVar, Protocol, TypeVar
 
 T = TypeVar("T")
 
 _UNSET = object()
+_REST = (Parameter.VAR_POSITIONAL, Parameter.VAR_KEYWORD)
 
 # One for all who compare: gevent's monkey.patch_all() gives those that look it up later
 # another one, which tells greenlets apart.
@@ -166,6 +168,14 @@ class Runtime(ABC):
     def is_cancellation(self, exc: BaseException) -> bool:
         """Whether `exc` says that what runs is ended from outside, by a server that stops."""
 
+    async def run_plain(self, function: Callable[[], T]) -> T:
+        """Call a plain function that may block, so that the other connections go on.
+
+        It sees the caller's context variables, and it runs to its end even if the caller is
+        cancelled meanwhile.  Here it is called at once, for waits block anyway.
+        """
+        return function()
+
     @abstractmethod
     def create_workers(self, describe: Callable[[], str]) -> Workers:
         """The workers for one connection.
@@ -214,6 +224,32 @@ def check_not_awaitable(returned: object, function: object) -> None:
             f"{name_of(function)} is no async function, but returns an awaitable: "
             "write it as `async def`, and for an async handler"
         )
+
+
+def is_async(function: Callable[..., object]) -> bool:
+    """Whether a call returns a coroutine; also through `partial` and `functools.wraps`."""
+    while isinstance(function, partial):
+        function = function.func
+    if iscoroutinefunction(function) or iscoroutinefunction(unwrap(function)):
+        return True
+    return iscoroutinefunction(type(function).__call__)
+
+
+def passed_to(function: Callable[..., object]) -> list[Parameter]:
+    """The parameters for which a caller passes something.
+
+    Not ``*args`` and ``**kwargs``, nor what `functools.partial` has bound by name.
+
+    Raises:
+        ValueError: the signature is not known, as that of a builtin.
+    """
+    inner = unwrap(function)
+    bound = inner.keywords if isinstance(inner, partial) else {}
+    return [
+        parameter
+        for name, parameter in signature(function).parameters.items()
+        if parameter.kind not in _REST and name not in bound
+    ]
 
 
 def name_of(function: object) -> str:

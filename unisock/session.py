@@ -128,7 +128,7 @@ class Session:
             timer.cancel()
 
     async def _refuse_late(self, seconds: float) -> None:
-        if self.ws._connecting and not self.ws.closed:
+        if self.ws._connecting and not self.ws._has_ended:
             # The log comes after: it may wait, and the handler may answer meanwhile.
             await self.ws._refuse(503, b"the handler took too long")
             logger.warning(
@@ -170,7 +170,7 @@ class Session:
                 raise
             await self._end_after(exc)
         else:
-            if self.ws._connecting and not self.ws.closed:
+            if self.ws._connecting and not self.ws._has_ended:
                 logger.warning(
                     "%s: returned without accept() or reject(): rejected with 403",
                     self.transport._describe(),
@@ -205,7 +205,7 @@ class Session:
         """End the connection as `exc` says, and raise what goes on to the framework."""
         ws = self.ws
         failure = exc
-        foreign = is_foreign(exc, is_open=not ws.closed)
+        foreign = is_foreign(exc, is_open=not ws._has_ended)
         hands_over = self.transport.framework_answers and _is_answerable(ws)
         try:
             ending = None if foreign else _ending_of(exc, self.transport)
@@ -264,7 +264,12 @@ def _framework_answers(ending: BaseException, ws: WebSocket) -> bool:
 
 def _is_answerable(ws: WebSocket) -> bool:
     """Whether the framework can answer the handshake, with a response of its own."""
-    return ws._connecting and not ws.closed and ws.capabilities.http_rejection
+    return (
+        ws._connecting
+        and not ws._has_ended
+        and ws.capabilities.http_rejection
+        and not ws._options.visible_rejections
+    )
 
 
 async def _end_as(ending: BaseException, ws: WebSocket) -> None:
@@ -272,7 +277,7 @@ async def _end_as(ending: BaseException, ws: WebSocket) -> None:
         case WebSocketException():
             await _end(ws, 403, ending.code, ending.reason)
         case InvalidMessage():
-            if not ws.closed:
+            if not ws._has_ended:
                 logger.warning(
                     "%s: closing with %s: %s",
                     ws._transport._describe(),
@@ -303,6 +308,8 @@ async def _reject_or_close(
     headers: HeadersInput | None,
 ) -> None:
     if ws._connecting:
+        if ws._options.visible_rejections:
+            body = body or title.encode(errors="replace")
         await ws._refuse(status_code, body, headers)
     else:
         await _end(ws, status_code, 4000 + status_code, title)

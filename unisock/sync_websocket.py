@@ -16,10 +16,12 @@ from .connection import Connection
 from .errors import HeadersInput, InvalidState, WebSocketDisconnect
 from .runtime import Waiter, Workers, WorkersStopped, check_not_awaitable, name_of
 from .session import Session
+from .websocket import RAISE
 
 logger = logging.getLogger("unisock")
 
 T = TypeVar("T")
+D = TypeVar("D")
 Ts = TypeVarTuple("Ts")
 
 
@@ -103,67 +105,86 @@ class SyncWebSocket(Connection):
 
     # Receiving
 
-    def receive(self, timeout: float | None = None) -> str | bytes:
+    @overload
+    def receive(self, timeout: float | None = None) -> str | bytes: ...
+    @overload
+    def receive(self, timeout: float | None, default: D) -> str | bytes | D: ...
+    def receive(self, timeout: float | None = None, default: Any = RAISE) -> Any:
         """The next message: text as `str`, binary as `bytes`.
 
         Args:
             timeout: seconds to wait at most; `None` for ever.
+            default: what is returned where nothing has come in time.
 
         Raises:
-            TimeoutError: nothing came in time; nothing is lost.
+            TimeoutError: nothing has come in time, and there is no `default`.  Nothing is lost.
             InvalidState: before `accept`, or while another receive waits.
             WebSocketDisconnect: the connection has ended, and all that came
                 before has been received.
         """
-        return self._call(self._ws.receive, timeout=timeout)
+        return self._call(self._ws.receive, timeout, default)
 
-    def receive_text(self, timeout: float | None = None) -> str:
+    @overload
+    def receive_text(self, timeout: float | None = None) -> str: ...
+    @overload
+    def receive_text(self, timeout: float | None, default: D) -> str | D: ...
+    def receive_text(self, timeout: float | None = None, default: Any = RAISE) -> Any:
         """The next message, which must be text.
 
         Args:
-            timeout: seconds to wait at most; `None` for ever.
+            timeout: as `receive`.
+            default: as `receive`.
 
         Raises:
-            TimeoutError: nothing came in time; nothing is lost.
             InvalidMessage: it is binary (code 1003); it is consumed.
-            InvalidState, WebSocketDisconnect: as `receive`.
+            TimeoutError, InvalidState, WebSocketDisconnect: as `receive`.
         """
-        return self._call(self._ws.receive_text, timeout=timeout)
+        return self._call(self._ws.receive_text, timeout, default)
 
-    def receive_bytes(self, timeout: float | None = None) -> bytes:
+    @overload
+    def receive_bytes(self, timeout: float | None = None) -> bytes: ...
+    @overload
+    def receive_bytes(self, timeout: float | None, default: D) -> bytes | D: ...
+    def receive_bytes(self, timeout: float | None = None, default: Any = RAISE) -> Any:
         """The next message, which must be binary.
 
         Args:
-            timeout: seconds to wait at most; `None` for ever.
+            timeout: as `receive`.
+            default: as `receive`.
 
         Raises:
-            TimeoutError: nothing came in time; nothing is lost.
             InvalidMessage: it is text (code 1003); it is consumed.
-            InvalidState, WebSocketDisconnect: as `receive`.
+            TimeoutError, InvalidState, WebSocketDisconnect: as `receive`.
         """
-        return self._call(self._ws.receive_bytes, timeout=timeout)
+        return self._call(self._ws.receive_bytes, timeout, default)
 
     @overload
     def receive_json(self, *, timeout: float | None = None) -> Any: ...
     @overload
     def receive_json(self, type: type[T], timeout: float | None = None) -> T: ...
     @overload
-    def receive_json(self, type: Any, timeout: float | None = None) -> Any: ...
-    def receive_json(self, type: Any = Any, timeout: float | None = None) -> Any:
+    def receive_json(self, type: type[T], timeout: float | None, default: D) -> T | D: ...
+    @overload
+    def receive_json(
+        self, type: Any = Any, timeout: float | None = None, default: Any = RAISE
+    ) -> Any: ...
+    def receive_json(
+        self, type: Any = Any, timeout: float | None = None, default: Any = RAISE
+    ) -> Any:
         """The next message, text or binary, decoded from JSON.
 
         Args:
             type: what it must be: anything that msgspec decodes to, or a
                 pydantic model.
-            timeout: seconds to wait at most; `None` for ever.
+            timeout: as `receive`.
+            default: as `receive`.
 
         Raises:
-            TimeoutError: nothing came in time; nothing is lost.
             InvalidMessage: it is not JSON or does not fit `type` (code 1007);
                 it is consumed, and `InvalidMessage.reason` says what is wrong.
-            InvalidState, WebSocketDisconnect: as `receive`.
+            TimeoutError, InvalidState, WebSocketDisconnect: as `receive`.
         """
-        return self._call(self._ws.receive_json, type, timeout=timeout)
+        return self._call(self._ws.receive_json, type, timeout, default)
 
     def __iter__(self) -> Iterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
@@ -225,7 +246,7 @@ class SyncWebSocket(Connection):
         """Wait until the connection has ended; return `close_code`."""
         return self._call(self._ws.wait_closed)
 
-    def close(self, code: int = 1000, reason: str = "") -> None:
+    def close(self, code: int = 1000, reason: str | None = "") -> None:
         """Close the connection (RFC 6455, section 7); again is a no-op, whatever the code.
 
         Before `accept` it is ``reject(403)``.  Messages not yet received are
@@ -234,7 +255,7 @@ class SyncWebSocket(Connection):
 
         Args:
             code: 1000-1003, 1007-1014 or 3000-4999.
-            reason: cut to 123 bytes of UTF-8, at a character.
+            reason: cut to 123 bytes of UTF-8, at a character; `None` is as ``""``.
 
         Raises:
             ValueError: a code that may not be sent; nothing was sent.
@@ -311,17 +332,9 @@ class SyncWebSocket(Connection):
 
     # For the session
 
-    def _call(
-        self,
-        function: Callable[..., Coroutine[Any, Any, T]],
-        *args: Any,
-        timeout: float | None = None,
-    ) -> T:
+    def _call(self, function: Callable[..., Coroutine[Any, Any, T]], *args: Any) -> T:
         try:
-            if timeout is None:
-                return self._workers.call(function, *args)
-            within: Callable[..., Coroutine[Any, Any, T]] = self._within
-            return self._workers.call(within, timeout, function, *args)
+            return self._workers.call(function, *args)
         except WorkersStopped:
             raise self._inbox.disconnected() from None
 
@@ -333,12 +346,6 @@ class SyncWebSocket(Connection):
             self._workers.call(function, *args, to_its_end=True)
         except WorkersStopped:
             raise self._inbox.disconnected() from None
-
-    async def _within(
-        self, seconds: float, function: Callable[..., Coroutine[Any, Any, T]], *args: Any
-    ) -> T:
-        async with self._ws._runtime.timeout(seconds):
-            return await function(*args)
 
     async def _end(self, grace: float, handler_error: BaseException | None) -> None:
         """The handler has ended: wait for what it has started.

@@ -14,8 +14,9 @@ import logging
 import sys
 from abc import ABC, abstractmethod
 from collections import deque
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Mapping
 from dataclasses import dataclass
+from types import MappingProxyType
 from typing import Any, NamedTuple
 
 from .asyncio_runtime import ASYNCIO
@@ -197,6 +198,11 @@ class Inbox:
             callback()
 
     @property
+    def is_over(self) -> bool:
+        """Whether the connection has ended, and all that came before was received."""
+        return self.ended is not None and not self._messages
+
+    @property
     def is_awaited(self) -> bool:
         """Whether a receive waits, and so all that came before was received."""
         return self._waiter is not None and not self._waiter.done()
@@ -340,6 +346,9 @@ class Inbox:
             callback()
 
 
+_NOTHING: Mapping[str, Any] = MappingProxyType({})
+
+
 class Transport(ABC):
     """One connection on one framework.
 
@@ -362,6 +371,11 @@ class Transport(ABC):
 
     _handler_name = "?"  # a session knows it
     _is_checked = False  # one instance of the class was
+
+    @property
+    def injected(self) -> Mapping[str, Any]:
+        """What the framework has injected: the values of the handler's parameters, by name."""
+        return _NOTHING
 
     def __init_subclass__(cls, **kwargs: Any) -> None:
         """Check what a subclass defines.

@@ -30,6 +30,7 @@ from .transport import ConnectionLost, Inbox, Transport
 logger = logging.getLogger("unisock")
 
 T = TypeVar("T")
+D = TypeVar("D")
 Ts = TypeVarTuple("Ts")
 
 # How long a failed send waits for the server to tell why, in seconds.
@@ -51,6 +52,10 @@ _STRAY_REMEDIES = {
     "close": "use asyncio.run_coroutine_threadsafe(ws.close(), loop), and do not wait for it",
     "start_soon": "use loop.call_soon_threadsafe(ws.start_soon, function)",
 }
+
+RAISE: Any = object()
+"""The default of a receive that raises `TimeoutError`."""
+_LATE = object()
 
 _Response: TypeAlias = tuple[int, bytes, list[tuple[str, str]]]
 
@@ -206,70 +211,132 @@ class WebSocket(Connection):
         # Also if the client has gone: a server may complain of a handshake that
         # nobody answered (uvicorn 0.54 on `websockets` does).
         self._inbox.close(1006, "", self._runtime.current())
-        await self._finish(self._transport.reject(*response))
+        if self._options.visible_rejections:
+            await self._finish(self._reject_visibly(*response))
+        else:
+            await self._finish(self._transport.reject(*response))
+
+    async def _reject_visibly(self, status_code: int, body: bytes, _: object) -> None:
+        """Accept and close, for a browser shows nothing else to JavaScript."""
+        reason = cut_reason(body.decode(errors="replace").strip())
+        await self._transport.accept(None, [])
+        await self._transport.close(4000 + status_code, reason)
 
     # Receiving
 
-    async def receive(self) -> str | bytes:
+    @overload
+    async def receive(self, timeout: float | None = None) -> str | bytes: ...
+    @overload
+    async def receive(self, timeout: float | None, default: D) -> str | bytes | D: ...
+    async def receive(self, timeout: float | None = None, default: Any = RAISE) -> Any:
         """The next message: text as `str`, binary as `bytes`.
 
+        Args:
+            timeout: seconds to wait at most; `None` for ever.
+            default: what is returned where nothing has come in time.
+
         Raises:
+            TimeoutError: nothing has come in time, and there is no `default`.  Nothing is lost.
             InvalidState: before `accept`, or while another receive waits.
             WebSocketDisconnect: the connection has ended, and all that came
                 before has been received.
         """
         if self._phase is not _OPEN:
             raise self._not_open("receive")
-        message: str | bytes = await self._inbox.get()
-        return message
+        if timeout is not None:
+            return await self._get_within(timeout, default, None)
+        return await self._inbox.get()
 
-    async def receive_text(self) -> str:
+    @overload
+    async def receive_text(self, timeout: float | None = None) -> str: ...
+    @overload
+    async def receive_text(self, timeout: float | None, default: D) -> str | D: ...
+    async def receive_text(self, timeout: float | None = None, default: Any = RAISE) -> Any:
         """The next message, which must be text.
+
+        Args:
+            timeout: as `receive`.
+            default: as `receive`.
 
         Raises:
             InvalidMessage: it is binary (code 1003); it is consumed.
-            InvalidState, WebSocketDisconnect: as `receive`.
+            TimeoutError, InvalidState, WebSocketDisconnect: as `receive`.
         """
         # Not by way of receive(): each coroutine more is paid for by every message.
         if self._phase is not _OPEN:
             raise self._not_open("receive_text")
-        message: str = await self._inbox.get(_text)
-        return message
+        if timeout is not None:
+            return await self._get_within(timeout, default, _text)
+        return await self._inbox.get(_text)
 
-    async def receive_bytes(self) -> bytes:
+    @overload
+    async def receive_bytes(self, timeout: float | None = None) -> bytes: ...
+    @overload
+    async def receive_bytes(self, timeout: float | None, default: D) -> bytes | D: ...
+    async def receive_bytes(self, timeout: float | None = None, default: Any = RAISE) -> Any:
         """The next message, which must be binary.
+
+        Args:
+            timeout: as `receive`.
+            default: as `receive`.
 
         Raises:
             InvalidMessage: it is text (code 1003); it is consumed.
-            InvalidState, WebSocketDisconnect: as `receive`.
+            TimeoutError, InvalidState, WebSocketDisconnect: as `receive`.
         """
         if self._phase is not _OPEN:
             raise self._not_open("receive_bytes")
-        message: bytes = await self._inbox.get(_bytes)
-        return message
+        if timeout is not None:
+            return await self._get_within(timeout, default, _bytes)
+        return await self._inbox.get(_bytes)
 
     @overload
-    async def receive_json(self) -> Any: ...
+    async def receive_json(self, *, timeout: float | None = None) -> Any: ...
     @overload
-    async def receive_json(self, type: type[T]) -> T: ...
+    async def receive_json(self, type: type[T], timeout: float | None = None) -> T: ...
     @overload
-    async def receive_json(self, type: Any) -> Any: ...
-    async def receive_json(self, type: Any = Any) -> Any:
+    async def receive_json(self, type: type[T], timeout: float | None, default: D) -> T | D: ...
+    @overload
+    async def receive_json(
+        self, type: Any = Any, timeout: float | None = None, default: Any = RAISE
+    ) -> Any: ...
+    async def receive_json(
+        self, type: Any = Any, timeout: float | None = None, default: Any = RAISE
+    ) -> Any:
         """The next message, text or binary, decoded from JSON.
 
         Args:
             type: what it must be: anything that msgspec decodes to, or a
                 pydantic model.
+            timeout: as `receive`.
+            default: as `receive`.
 
         Raises:
             InvalidMessage: it is not JSON or does not fit `type` (code 1007);
                 it is consumed, and `InvalidMessage.reason` says what is wrong.
-            InvalidState, WebSocketDisconnect: as `receive`.
+            TimeoutError, InvalidState, WebSocketDisconnect: as `receive`.
         """
         if self._phase is not _OPEN:
             raise self._not_open("receive_json")
         options = self._options
-        return options._decode(await self._inbox.get(), type, options.json)
+        if timeout is not None:
+            message = await self._get_within(timeout, RAISE if default is RAISE else _LATE, None)
+            if message is _LATE:
+                return default
+        else:
+            message = await self._inbox.get()
+        return options._decode(message, type, options.json)
+
+    async def _get_within(
+        self, seconds: float, default: Any, convert: Callable[[str | bytes], Any] | None
+    ) -> Any:
+        try:
+            async with self._runtime.timeout(seconds):
+                return await self._inbox.get(convert)
+        except TimeoutError:
+            if default is RAISE:
+                raise
+            return default
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
@@ -389,7 +456,7 @@ class WebSocket(Connection):
         """
         return _WhileConnected(self._inbox)
 
-    async def close(self, code: int = 1000, reason: str = "") -> None:
+    async def close(self, code: int = 1000, reason: str | None = "") -> None:
         """Close the connection (RFC 6455, section 7); again is a no-op, whatever the code.
 
         Before `accept` it is ``reject(403)``.  Messages not yet received are
@@ -398,7 +465,7 @@ class WebSocket(Connection):
 
         Args:
             code: 1000-1003, 1007-1014 or 3000-4999.
-            reason: cut to 123 bytes of UTF-8, at a character.
+            reason: cut to 123 bytes of UTF-8, at a character; `None` is as ``""``.
 
         Raises:
             ValueError: a code that may not be sent; nothing was sent.
@@ -407,7 +474,7 @@ class WebSocket(Connection):
         if self._phase is not _Phase.CONNECTING and self._inbox.ended is not None:
             return
         check_close_code(code)
-        reason = cut_reason(reason)
+        reason = "" if reason is None else cut_reason(reason)
         if self._phase is _Phase.CONNECTING:
             await self.reject(403)
         else:

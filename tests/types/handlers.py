@@ -5,7 +5,7 @@ from __future__ import annotations
 import functools
 from collections.abc import AsyncIterator, Callable, Coroutine, Iterator, Mapping
 from dataclasses import dataclass
-from typing import Any, Literal, TypedDict, assert_type
+from typing import Annotated, Any, Literal, TypedDict, assert_type
 
 from multidict import CIMultiDictProxy
 
@@ -14,7 +14,11 @@ from unisock import (
     URL,
     Address,
     Capabilities,
+    Cookie,
+    Depends,
     Handler,
+    Header,
+    Query,
     SocketView,
     State,
     SyncWebSocket,
@@ -58,8 +62,25 @@ async def with_default(ws: WebSocket, room: str = "lobby") -> None:
 
 
 def plain_with_room(ws: SyncWebSocket, room: str) -> None:
-    """One that must be given more."""
+    """One with a parameter."""
     ws.accept()
+
+
+async def with_dependency(
+    ws: WebSocket,
+    room: str,
+    token: Annotated[str, Header("x-token")],
+    tags: Annotated[list[str], Query()],
+    visits: Annotated[int, Depends(int)],
+    session: Annotated[str | None, Cookie()] = None,
+) -> None:
+    """One with everything."""
+    assert_type(tags, list[str])
+    assert_type(visits, int)
+
+
+async def takes_a_room(room: int) -> None:
+    """Its first argument is not a WebSocket."""
 
 
 class Async:
@@ -177,6 +198,8 @@ def mounts(app: object) -> None:
         plain,
         with_default,
         lambda ws: None,
+        plain_with_room,
+        with_dependency,
         functools.partial(plain_with_room, room="lobby"),
         Async(),
         Async().method,
@@ -223,7 +246,7 @@ def is_no_handler() -> None:
     unisock.mount(None, "/ws", async_generator)  # type: ignore[arg-type]  # yields
     unisock.mount(None, "/ws", generator)  # type: ignore[arg-type]  # yields
     unisock.mount(None, "/ws", takes_none)  # type: ignore[arg-type]  # takes no WebSocket
-    unisock.mount(None, "/ws", plain_with_room)  # type: ignore[arg-type]  # takes more
+    unisock.mount(None, "/ws", takes_a_room)  # type: ignore[arg-type]  # takes no WebSocket
 
 
 class WrongEncoding(WebSocketEndpoint):
@@ -303,7 +326,7 @@ def reads_and_sends(ws: SyncWebSocket) -> None:
 
 def is_no_call(ws: SyncWebSocket) -> None:
     """What a type checker refuses."""
-    ws.receive(timeout="1")  # type: ignore[arg-type]  # no number
+    ws.receive(timeout="1")  # type: ignore[call-overload]  # no number
     ws.send(5)  # type: ignore[arg-type]  # neither text nor binary
     ws.while_connected()  # type: ignore[attr-defined]  # of async handlers alone
 

@@ -42,6 +42,7 @@ from unisock.runtime import run_blocking
 from unisock.session import Session
 from unisock.testing.wires import MemoryHandshake
 from unisock.transport import Disconnect, HTTPError, HTTPResponse, Inbox
+from unisock.websocket import RAISE
 
 EMPTY = [("content-length", "0")]
 CLOSED_1011 = [("close", 1011, "")]
@@ -422,10 +423,7 @@ class TestMethods:
                 *args: Any,
                 to_its_end: bool = False,
             ) -> Any:
-                if function.__name__ == "_within":
-                    seconds, function, *rest = args
-                    args = (*rest, "within", seconds)
-                called.append((function.__name__, args))
+                called.append((function.__name__, tuple(a for a in args if a is not RAISE)))
 
         async def main() -> None:
             session = Session("x", MemoryTransport(), Options())
@@ -438,6 +436,8 @@ class TestMethods:
             ws.receive_bytes(timeout=3)
             ws.receive_json(int, 4)
             ws.receive_json(timeout=0)
+            ws.receive_text(5, "late")
+            ws.receive_json(int, 6, default=None)
             ws.receive()
             ws.receive_json()
             next(ws.iter_json(int))
@@ -451,17 +451,19 @@ class TestMethods:
         assert called == [
             ("accept", ("chat", {"a": "b"})),
             ("reject", (401, b"body", {"a": "b"})),
-            ("receive", ("within", 1)),
-            ("receive_text", ("within", 2)),
-            ("receive_bytes", ("within", 3)),
-            ("receive_json", (int, "within", 4)),
-            ("receive_json", (Any, "within", 0)),
-            ("receive", ()),
-            ("receive_json", (Any,)),
-            ("receive_json", (int,)),
-            ("receive_text", ()),
-            ("receive_bytes", ()),
-            ("receive", ()),
+            ("receive", (1,)),
+            ("receive_text", (2,)),
+            ("receive_bytes", (3,)),
+            ("receive_json", (int, 4)),
+            ("receive_json", (Any, 0)),
+            ("receive_text", (5, "late")),
+            ("receive_json", (int, 6, None)),
+            ("receive", (None,)),
+            ("receive_json", (Any, None)),
+            ("receive_json", (int, None)),
+            ("receive_text", (None,)),
+            ("receive_bytes", (None,)),
+            ("receive", (None,)),
             ("send_json", ("x", True)),
             ("close", (4000, "why")),
         ]
@@ -672,10 +674,7 @@ class TestTimeout:
         self, turns: int, seconds: int
     ) -> None:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
-            session = Session("x", transport, Options())
-            session.ws = ws
-            sync = SyncWebSocket(session, ws._runtime.create_workers(str))
-            receiving = asyncio.create_task(sync._within(seconds, ws.receive))
+            receiving = asyncio.create_task(ws.receive(seconds))
             for _ in range(turns):
                 await turn()
             ws._inbox.put("a")

@@ -9,6 +9,7 @@ import enum
 import functools
 import json
 import math
+import weakref
 from collections.abc import Awaitable, Callable
 from typing import Any
 
@@ -399,8 +400,11 @@ class TestReceive:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
             transport.peer_leaves(4005, "why")
             await ws.wait_closed()
+            assert not ws.closed
+            assert await ws.receive() == "a"
+            assert not ws.closed
+            assert await ws.receive() == b"b"
             assert ws.closed
-            assert [await ws.receive(), await ws.receive()] == ["a", b"b"]
             for name, receive in RECEIVES.items():
                 ends = StopAsyncIteration if "iter" in name or name == "anext" else None
                 with pytest.raises(ends or WebSocketDisconnect) as caught:
@@ -410,6 +414,25 @@ class TestReceive:
             assert (ws.close_code, ws.close_reason) == (4005, "why")
 
         with_websocket(body, "a", b"b")
+
+    def test_a_default_in_place_of_a_timeout(self) -> None:
+        async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+            for receive in (ws.receive, ws.receive_text, ws.receive_bytes):
+                assert await receive(0, "late") == "late"
+                assert await receive(timeout=0, default=None) is None
+                with pytest.raises(TimeoutError):
+                    await receive(0)
+            assert await ws.receive_json(int, 0, "late") == "late"
+            assert await ws.receive_json(timeout=0, default=None) is None
+            with pytest.raises(TimeoutError):
+                await ws.receive_json(int, timeout=0)
+            transport.peer_sends("5")
+            assert await ws.receive_json(int, 10, None) == 5
+            transport.peer_sends("x")
+            with pytest.raises(InvalidMessage):
+                await ws.receive_bytes(10, "late")
+
+        with_websocket(body)
 
     def test_a_timeout_loses_nothing(self) -> None:
         async def body(ws: WebSocket, transport: MemoryTransport) -> None:
@@ -895,7 +918,6 @@ class TestClose:
             ((True,), TypeError),
             (("1000",), TypeError),
             ((1000, b"reason"), TypeError),
-            ((1000, None), TypeError),
             ((1000, "\ud800"), ValueError),
         ],
     )
@@ -1320,3 +1342,30 @@ def test_a_subprotocol_is_a_str() -> None:
         await ws.accept()
 
     with_websocket(body, accept=False)
+
+
+class TestAttributes:
+    def test_one_of_the_handler_s_own_is_told_where_it_belongs(self) -> None:
+        async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+            with pytest.raises(AttributeError, match=r"'user_id': keep it in ws\.state\.user_id"):
+                ws.user_id = 5  # that is the mistake
+            ws.state.user_id = 5
+            with pytest.raises(AttributeError, match="closed"):
+                ws.closed = True  # type: ignore[misc]  # as above
+
+        with_websocket(body)
+
+    def test_weak_references(self) -> None:
+        async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+            assert weakref.ref(ws)() is ws
+            assert list(weakref.WeakSet([ws])) == [ws]
+
+        with_websocket(body)
+
+
+def test_a_reason_that_is_none() -> None:
+    async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+        await ws.close(4000, None)
+        assert (ws.close_code, ws.close_reason) == (4000, "")
+
+    with_websocket(body)

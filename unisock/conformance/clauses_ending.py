@@ -8,7 +8,7 @@ from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from unisock import UnisockError, WebSocket, WebSocketDisconnect
+from unisock import SyncWebSocket, UnisockError, WebSocket, WebSocketDisconnect
 
 from .clauses_sending import resident_bytes
 from .harness import Client, Server, clause, frame, journal, mounted
@@ -20,7 +20,7 @@ from .harness import Client, Server, clause, frame, journal, mounted
 async def sleep_until_the_end(ws: WebSocket) -> None:
     """Sleep, and do nothing else, until the connection has ended."""
     await ws.accept()
-    while not ws.closed:
+    while ws.close_code is None:
         await asyncio.sleep(0.01)
     journal(ws, "noticed", code=ws.close_code, reason=ws.close_reason)
 
@@ -338,7 +338,10 @@ async def test_a_broken_connection_is_1006(server: Server) -> None:
 
 @mounted("/ending/closed")
 async def watch_closed(ws: WebSocket) -> None:
-    """Journal `closed` before and after the end, and what several waiters got."""
+    """Journal `closed` before and after the end, and what several waiters got.
+
+    After it, once with a message unread and once when that is received.
+    """
     await ws.accept()
     early = asyncio.create_task(ws.wait_closed())
     try:
@@ -348,7 +351,44 @@ async def watch_closed(ws: WebSocket) -> None:
         await ws.send_text("waiting")
     before = ws.closed
     codes = [await ws.wait_closed(), await early, await ws.wait_closed()]
-    journal(ws, "closed", before=before, after=ws.closed, codes=codes)
+    unread = ws.closed
+    await ws.receive()
+    journal(ws, "closed", before=before, unread=unread, after=ws.closed, codes=codes)
+
+
+@mounted("/ending/until-closed/async")
+async def receive_until_closed(ws: WebSocket) -> None:
+    """The loop of gevent-websocket's handlers, when the peer has left already."""
+    await ws.accept()
+    await ws.wait_closed()
+    got = []
+    while not ws.closed:
+        got.append(await ws.receive())
+    journal(ws, "got", messages=got)
+
+
+@mounted("/ending/until-closed/plain")
+def receive_until_closed_plainly(ws: SyncWebSocket) -> None:
+    """The same in a plain function."""
+    ws.accept()
+    ws.wait_closed()
+    got = []
+    while not ws.closed:
+        got.append(ws.receive())
+    journal(ws, "got", messages=got)
+
+
+@clause("6.3", "4.7")
+async def test_a_loop_until_closed_receives_all(server: Server) -> None:
+    """`closed` is false as long as there is something to receive."""
+    for form in ("async", "plain"):
+        for count in (0, 1, 5):
+            async with server.connect(f"/ending/until-closed/{form}") as client:
+                sent = [str(number) for number in range(count)]
+                for message in sent:
+                    await client.send(message)
+                await client.close(4003)
+                assert await client.journal("got") == {"messages": sent}, form
 
 
 @clause("6.3")
@@ -360,7 +400,8 @@ async def test_closed_turns_true_and_wait_closed_gives_the_code(server: Server) 
         await client.close(4003)
         code, _ = server.row.sees(4003, "")
         closed = await client.journal("closed")
-        assert closed == {"before": False, "after": True, "codes": [code] * 3}
+        wanted = {"before": False, "unread": False, "after": True, "codes": [code] * 3}
+        assert closed == wanted
 
 
 @mounted("/ending/before-accept", handler_timeout=6)

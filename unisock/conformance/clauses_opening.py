@@ -6,9 +6,9 @@ from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from typing import Any
 
-from unisock import InvalidState, WebSocket
+from unisock import HandshakeRejected, InvalidState, SocketView, SyncWebSocket, WebSocket
 
-from .harness import Server, clause, journal, mounted
+from .harness import Server, clause, http_error, journal, mounted
 
 # 3.1 accept()
 
@@ -424,3 +424,94 @@ async def test_the_check_can_be_turned_off(server: Server) -> None:
     """Every origin passes, also what is none."""
     for origin in ("http://evil.example", "null", "nonsense", ""):
         await _check_passes(server, "/opening/origins/any", _HOST, origin)
+
+
+# 3.5 Rejections that a browser can see
+
+_VISIBLE: dict[str, tuple[int, str]] = {
+    "reject": (4401, "who are you?"),
+    "no-body": (4403, ""),
+    "close": (4403, ""),
+    "returns": (4403, ""),
+    "rejected": (4404, "no such room"),
+    "long": (4400, "x" * 122),
+    "error": (4500, ""),
+}
+
+
+async def _reject_as(ws: WebSocket, how: str) -> None:
+    if how == "reject":
+        await ws.reject(401, b"who are you?\n", {"x-header": "x"})
+        journal(ws, "rejected", closed=ws.closed, code=ws.close_code)
+    elif how == "no-body":
+        await ws.reject()
+    elif how == "close":
+        await ws.close(4001)
+    elif how == "rejected":
+        raise HandshakeRejected(404, b"no such room")
+    elif how == "long":
+        raise HandshakeRejected(400, b"x" * 122 + "é".encode() * 5)
+    elif how == "error":
+        raise LookupError(how)
+    elif how == "http-error":
+        raise http_error(409)
+
+
+@mounted("/opening/visible/async/{how}", visible_rejections=True)
+async def reject_visibly(ws: WebSocket, how: str) -> None:
+    """Reject as the path says."""
+    await _reject_as(ws, how)
+
+
+@mounted("/opening/visible/class/{how}", visible_rejections=True)
+class RejectVisibly(SocketView):
+    """The same as a class."""
+
+    async def on_connect(self) -> None:
+        await _reject_as(self.websocket, self.websocket.path_params["how"])
+
+
+@mounted("/opening/visible/plain/{how}", visible_rejections=True)
+def reject_visibly_and_plainly(ws: SyncWebSocket, how: str) -> None:
+    """The same as a plain function."""
+    if how == "reject":
+        ws.reject(401, b"who are you?\n", {"x-header": "x"})
+        journal(ws, "rejected", closed=ws.closed, code=ws.close_code)
+    elif how == "no-body":
+        ws.reject()
+    elif how == "close":
+        ws.close(4001)
+    elif how == "rejected":
+        raise HandshakeRejected(404, b"no such room")
+    elif how == "long":
+        raise HandshakeRejected(400, b"x" * 122 + "é".encode() * 5)
+    elif how == "error":
+        raise LookupError(how)
+    elif how == "http-error":
+        raise http_error(409)
+
+
+@mounted("/opening/visible/parameter", visible_rejections=True)
+async def reject_a_parameter(ws: WebSocket, n: int) -> None:
+    """Its parameter is missing."""
+
+
+@clause("3.5")
+async def test_a_rejection_that_a_browser_sees(server: Server) -> None:
+    """The handshake is accepted, and closed with 4000 + status and the body."""
+    for form in ("async", "class", "plain"):
+        for how, (code, reason) in _VISIBLE.items():
+            async with server.connect(f"/opening/visible/{form}/{how}") as client:
+                assert await client.closed() == (code, reason), (form, how)
+            if how == "reject":
+                assert await client.journal("rejected") == {"closed": True, "code": 1006}
+        if not server.row.without("http_error"):
+            async with server.connect(f"/opening/visible/{form}/http-error") as client:
+                assert (await client.closed())[0] == server.row.sends(4409)[0], form
+    async with server.connect("/opening/visible/parameter") as client:
+        assert await client.closed() == (4400, 'query parameter "n" is missing')
+    async with server.raw(
+        "/opening/visible/async/reject", headers={"Origin": "http://evil.example"}
+    ) as raw:
+        assert await raw.closed() == (4403, "origin not allowed")
+        assert raw.events() == []

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import json
 import re
 from collections.abc import AsyncIterator, Awaitable, Callable
 from dataclasses import asdict, dataclass
@@ -11,7 +12,7 @@ from typing import Any, TypedDict
 import msgspec
 from websockets.exceptions import ConnectionClosed
 
-from unisock import InvalidMessage, InvalidState, WebSocket, WebSocketDisconnect
+from unisock import InvalidMessage, InvalidState, SyncWebSocket, WebSocket, WebSocketDisconnect
 
 from .harness import Client, Server, clause, journal, mounted
 
@@ -367,6 +368,63 @@ async def _next_cancellation(client: Client) -> None:
     await (await client.ws.ping())
     for _ in range(2):
         await client.recv()
+
+
+_LATE = {"late": True}
+_WITH_TIMEOUT: dict[str, Callable[..., Any]] = {
+    "receive": lambda ws, *args, **kwargs: ws.receive(*args, **kwargs),
+    "receive_text": lambda ws, *args, **kwargs: ws.receive_text(*args, **kwargs),
+    "receive_bytes": lambda ws, *args, **kwargs: ws.receive_bytes(*args, **kwargs),
+    "receive_json": lambda ws, *args, **kwargs: ws.receive_json(Any, *args, **kwargs),
+}
+
+
+@mounted("/receiving/timeouts/async/{method}")
+async def receive_in_time(ws: WebSocket) -> None:
+    """Receive with a timeout, with a default and without, until something comes."""
+    await ws.accept()
+    receive = _WITH_TIMEOUT[ws.path_params["method"]]
+    raised = 0
+    for seconds in (0, 0.01, -1):
+        try:
+            await receive(ws, timeout=seconds)
+        except TimeoutError:
+            raised += 1
+    defaults = [await receive(ws, 0, None), await receive(ws, timeout=0.01, default=_LATE)]
+    await ws.send_json([raised, defaults])
+    # One that came in time is received, and nothing is lost by those that were late.
+    got = [await receive(ws, 30), await receive(ws, timeout=30, default=None)]
+    await ws.send_json([part.decode() if isinstance(part, bytes) else part for part in got])
+
+
+@mounted("/receiving/timeouts/plain/{method}")
+def receive_plainly_in_time(ws: SyncWebSocket) -> None:
+    """The same in a plain function."""
+    ws.accept()
+    receive = _WITH_TIMEOUT[ws.path_params["method"]]
+    raised = 0
+    for seconds in (0, 0.01, -1):
+        try:
+            receive(ws, timeout=seconds)
+        except TimeoutError:
+            raised += 1
+    defaults = [receive(ws, 0, None), receive(ws, timeout=0.01, default=_LATE)]
+    ws.send_json([raised, defaults])
+    got = [receive(ws, 30), receive(ws, timeout=30, default=None)]
+    ws.send_json([part.decode() if isinstance(part, bytes) else part for part in got])
+
+
+@clause("4.8")
+async def test_a_receive_with_a_timeout(server: Server) -> None:
+    """It raises `TimeoutError`, or returns its default; nothing is lost."""
+    for form in ("async", "plain"):
+        for method in _WITH_TIMEOUT:
+            async with server.connect(f"/receiving/timeouts/{form}/{method}") as client:
+                assert json.loads(await client.recv()) == [3, [None, _LATE]], (form, method)
+                for message in ('"a"', '"b"'):
+                    await client.send(message.encode() if method == "receive_bytes" else message)
+                wanted = ["a", "b"] if method == "receive_json" else ['"a"', '"b"']
+                assert json.loads(await client.recv()) == wanted, (form, method)
 
 
 @clause("4.5")

@@ -70,6 +70,7 @@ CLAUSE_MODULES = (
     "policy",
     "endpoints",
     "sync",
+    "parameters",
 )
 """The modules ``clauses_…`` of this package."""
 

@@ -13,6 +13,7 @@ from urllib.parse import quote, unquote, urlsplit
 
 from multidict import CIMultiDict
 
+from unisock.dependencies import Overrides
 from unisock.errors import HeadersInput
 from unisock.handshake import Address
 from unisock.options import OptionsDict
@@ -37,7 +38,7 @@ DEFAULT_TIMEOUT = 1.0
 # The arguments of `connect` beside the options.
 _OWN = (
     "on", "path", "headers", "subprotocols", "cookies", "client", "state", "timeout", "raises",
-    "check_leaks",
+    "check_leaks", "overrides",
 )  # fmt: skip
 # What every handshake has (RFC 6455, section 4.1).
 _HANDSHAKE = (
@@ -120,6 +121,7 @@ def connect(
     timeout: float | None = None,
     raises: Raises | None = None,
     check_leaks: bool = True,
+    overrides: Overrides | None = None,
     **options: Any,
 ) -> Connecting:
     """Run a handler for one connection, and be its peer.
@@ -152,6 +154,7 @@ def connect(
             has sent.
         raises: what the handler is expected to raise, an exception or several.
         check_leaks: whether tasks that the handler leaves running are an error.
+        overrides: what is called in place of a dependency: ``{get_db: fake_db}``.
         **options: those of `unisock.mount`.
 
     Returns:
@@ -178,8 +181,8 @@ def connect(
     for name in options:
         if name not in OptionsDict.__annotations__ and (close := get_close_matches(name, _OWN, 1)):
             raise TypeError(f"unknown argument {name!r}; did you mean {close[0]!r}?")
-    handler = _handler(target, cast(OptionsDict, options))
-    if handler is None and (path or state or raises or options):
+    handler = _handler(target, cast(OptionsDict, options), overrides)
+    if handler is None and (path or state or raises or options or overrides):
         raise TypeError("an application has its own routes and options: give the URL alone")
     if handler is not None and on in (None, MEMORY):
         return Connecting(
@@ -301,11 +304,13 @@ class Connecting:
             self._thread.release()
 
 
-def _handler(target: Any, options: OptionsDict) -> WatchedHandler | None:
+def _handler(
+    target: Any, options: OptionsDict, overrides: Overrides | None
+) -> WatchedHandler | None:
     """The handler to be watched, or `None` for an application."""
     if not is_handler(target):
         return None
-    return WatchedHandler(target, options)
+    return WatchedHandler(target, options, overrides)
 
 
 def _request(

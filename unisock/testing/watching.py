@@ -17,6 +17,7 @@ from types import FrameType
 from typing import Any
 from weakref import WeakKeyDictionary
 
+from unisock.dependencies import Overrides
 from unisock.endpoints import serve_endpoint
 from unisock.handlers import Handler, MountedHandler, prepare
 from unisock.options import OptionsDict
@@ -180,24 +181,27 @@ class WatchedHandler(MountedHandler):
     Args:
         handler: the handler.
         options: those of `unisock.mount`.
+        overrides: what is called in place of a dependency.
 
     Attributes:
-        given: the two, to be compared.
+        given: the three, to be compared.
         watches: one for each connection, by its Sec-WebSocket-Key.
         states: what connections find in their `state`, by the same.
     """
 
-    def __init__(self, handler: Handler, options: OptionsDict) -> None:
-        check = prepare(handler, options)
-        super().__init__(handler, check.options)
-        self.given = (handler, options)
+    def __init__(
+        self, handler: Handler, options: OptionsDict, overrides: Overrides | None = None
+    ) -> None:
+        check = prepare(handler, options, overrides)
+        super().__init__(handler, check.options, check.plan)
+        self.given = (handler, options, overrides)
         self.watches: dict[str, Watch] = {}
         self.states: dict[str, Mapping[str, Any]] = {}
         self.blocks = check.blocks
         self._mounted = check
         if check.blocks and not isinstance(handler, MountedHandler):
             # Prepared anew, around the function: only within is known where it runs.
-            self._mounted = prepare(_noting(handler), options)
+            self._mounted = prepare(_noting(handler), options, overrides)
 
     def run(self, session: Session) -> Coroutine[Any, Any, None]:
         """Run a session and watch it."""
@@ -213,13 +217,13 @@ class WatchedHandler(MountedHandler):
         return self._mounted._run(session)
 
 
-def _noting(handler: Callable[[Any], Any]) -> Any:
+def _noting(handler: Callable[..., Any]) -> Any:
     @functools.wraps(handler)
-    def noting(ws: Any) -> Any:
+    def noting(*args: Any, **kwargs: Any) -> Any:
         watch = current.get()
         if watch is not None:
             watch.follow_function()
-        return handler(ws)
+        return handler(*args, **kwargs)
 
     return noting
 
