@@ -52,7 +52,8 @@ async def middleware(request, handler):
         print("held until the server stops")
         await stopped.wait()
     try:
-        return await handler(request)
+        async with asyncio.timeout(0.2 if "timed" in request.query else None):
+            return await handler(request)
     except LookupError as exc:
         print("middleware saw", type(exc).__name__)
         return web.Response(status=418, text="the middleware's answer")
@@ -437,6 +438,13 @@ class TestConnections:
                 client.send_frame(CLOSE, struct.pack("!H", 1011))
             assert client.file.read() == b""
         assert "Traceback" not in spare_server.wait_for_log("middleware saw KeyError")
+
+    def test_a_handler_that_middleware_cancels(self, server: Server) -> None:
+        with server.raw("/by-hand?timed") as client:
+            client.read_head()
+            assert read_close(client) == (1012, "")
+            client.send_frame(CLOSE, struct.pack("!H", 1012))
+            assert client.read_frame() == (-1, b"")
 
     def test_a_peer_whose_frame_was_bad_gets_the_end(self, server: Server) -> None:
         with server.raw("/patient") as client:
