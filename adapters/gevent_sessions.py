@@ -35,8 +35,6 @@ def serve(handler: MountedHandler, transport: GeventTransport, server: Any) -> N
     Raises:
         Exception: what the handler raised, for the framework.
     """
-    if not transport.validate():
-        return
     sessions = _sessions_of(server)
     if sessions.closed:
         transport.refuse()
