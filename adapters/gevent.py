@@ -12,6 +12,7 @@ import socket
 import ssl
 from collections import deque
 from collections.abc import Callable
+from functools import partial
 from typing import Any, Protocol, TypeAlias
 
 import gevent
@@ -34,6 +35,8 @@ from .gevent_loop import HUB, call_in_greenlet
 from .gevent_runtime import GreenletRuntime, HubBackground
 
 _READ_SIZE = 64 * 1024
+# For the access log: what nginx logs for a client that has left.
+_CLIENT_LEFT = b"HTTP/1.1 499 Client Closed Request\r\n\r\n"
 # Small pieces are joined up to this size into one write.
 _WRITE_SIZE = 64 * 1024
 
@@ -99,14 +102,14 @@ class GeventCarrier:
             readable.close()
 
     def _wait(self, readable: Any) -> None:
-        """Wait until there is something to do."""
+        """Wait until there is something to do, and for a look at all sockets at least."""
         waiter: Any = Waiter(self._hub)
+        self._waiter = waiter
         if self._soon or (self._is_tls and self._is_reading and self._sock.pending()):
-            self.call_soon(waiter.switch, None)
-        else:
-            self._waiter = waiter
-            if self._is_reading:
-                readable.start(waiter.switch, None)
+            # A timer, for the hub runs many callbacks between two looks at the sockets.
+            self.call_later(0, partial(waiter.switch, None))
+        elif self._is_reading:
+            readable.start(waiter.switch, None)
         try:
             waiter.get()
         finally:
@@ -421,6 +424,8 @@ class GeventTransport(WireTransport):
         """The handler has ended: what is left is the closing handshake."""
         if self._is_answered:
             self.wire.end(1011)
+        elif self.wire.is_lost:
+            self._answered(_CLIENT_LEFT)  # WSGI has nobody to answer
         else:
             self.carrier.let_go()  # WSGI may answer yet, so only the reading must end
 
