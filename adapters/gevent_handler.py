@@ -30,7 +30,7 @@ from geventwebsocket.websocket import WebSocket as StockWebSocket
 
 from unisock import Address
 from unisock.handshake import Handshake, client_address, split_target
-from unisock.printing import escaped
+from unisock.printing import MOST_OF_TEXT, escaped
 from unisock.wire.opening import Refusal, check_opening
 
 UPGRADE = "unisock.upgrade"
@@ -40,6 +40,9 @@ STOCK = "wsgi.websocket"
 
 # Method, target and version (RFC 9112, section 3), and without a version HTTP/0.9.
 _REQUEST_LINE = re.compile(r"[!-~]+ [!-~]+( [!-~]+)?\r?\n")
+# A line of the headers (section 5), and the one that ends them.
+_HEADER_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*)?\r?\n")
+_LENGTH = re.compile(r"[ \t]*[0-9]+[ \t]*")
 # How much of a request that is refused is taken, and how long the next piece may take.
 _MAX_DISCARDED = 1024 * 1024
 _READ_SIZE = 64 * 1024
@@ -113,8 +116,23 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         return environ
 
     def MessageClass(self, fp: Any, *args: Any) -> Any:  # noqa: N802  # pywsgi's name
-        """As pywsgi's, which parses the headers, but not without a limit."""
-        return WSGIHandler.MessageClass(self, _Head(fp, self.max_head_size), *args)
+        """As pywsgi's, which parses the headers, but not without a limit.
+
+        Raises:
+            ValueError: they are none (RFC 9112, section 5), or do not say where the body
+                ends (section 6).
+        """
+        headers: Any = WSGIHandler.MessageClass(self, _Head(fp, self.max_head_size), *args)
+        lengths = headers.get_all("content-length", [])
+        codings = headers.get_all("transfer-encoding", [])
+        is_known = all(coding.strip(" \t").lower() == "chunked" for coding in codings)
+        if codings and self.request_version != "HTTP/1.1":
+            is_known = False
+        # `int` takes "+0" and "1_0" too.
+        is_number = all(_LENGTH.fullmatch(length) for length in lengths)
+        if len(lengths) + len(codings) > 1 or not is_known or not is_number:
+            raise _HeadMalformed(f"it is not clear where the body ends: {lengths} {codings}")
+        return headers
 
     def run_application(self) -> None:
         """Run the application; a WebSocket handshake finds `UPGRADE` in its environ."""
@@ -211,8 +229,10 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
 
     def _handle_client_error(self, ex: Exception) -> Any:
         # http.client's: more than 100 headers.
-        if isinstance(ex, _HeadTooLarge | http.client.HTTPException):
+        is_too_large = isinstance(ex, _HeadTooLarge | http.client.HTTPException)
+        if is_too_large or isinstance(ex, _HeadMalformed):
             self._discard()
+        if is_too_large:
             return _refusal("431 Request Header Fields Too Large")
         if isinstance(ex, TimeoutError):
             return _refusal("408 Request Timeout")
@@ -294,6 +314,10 @@ class _StockWebSocket(StockWebSocket):  # type: ignore[misc]  # untyped package
         super().__init__(environ, Stream(self._request_handler), self._request_handler)
 
 
+class _HeadMalformed(ValueError):
+    """The headers of a request are none."""
+
+
 class _HeadTooLarge(ValueError):
     """The headers of a request are more than `WebSocketHandler.max_head_size`."""
 
@@ -311,6 +335,9 @@ class _Head(io.BufferedIOBase):
         self._left -= len(line)
         if self._left < 0:
             raise _HeadTooLarge
+        # A longer one is refused by http.client.
+        if len(line) != size and not _HEADER_LINE.fullmatch(line):
+            raise _HeadMalformed(f"malformed header: {line[:MOST_OF_TEXT]!r}")
         return line
 
 

@@ -406,7 +406,7 @@ def test_compression_is_an_option(server: WireServer, path: str, form: str) -> N
                 await client.send(message)
                 assert await client.recv() == message
                 # In fragments
-                await client.send([message[:10], message[10:]])  # type: ignore[list-item]  # all are of one type
+                await client.send([message[:10], message[10:]])
                 assert await client.recv() == message
 
     asyncio.run(main())
