@@ -10,7 +10,6 @@ import io
 import os
 import socket
 import ssl
-from collections import deque
 from collections.abc import Callable
 from functools import partial
 from typing import Any, Protocol, TypeAlias
@@ -22,6 +21,7 @@ from gevent.ssl import SSLSocket
 from unisock import Capabilities
 from unisock.handlers import MountedHandler
 from unisock.handshake import Handshake
+from unisock.runtime import Timer
 from unisock.transport import ConnectionLost, Inbox
 from unisock.wire.carrier import WriteGauge
 from unisock.wire.driver import Wire
@@ -37,8 +37,7 @@ from .gevent_runtime import GreenletRuntime, HubBackground
 _READ_SIZE = 64 * 1024
 # For the access log: what nginx logs for a client that has left.
 _CLIENT_LEFT = b"HTTP/1.1 499 Client Closed Request\r\n\r\n"
-# Small pieces are joined up to this size into one write.
-_WRITE_SIZE = 64 * 1024
+_BACKGROUND = HubBackground()
 
 
 class GeventCarrier:
@@ -52,8 +51,7 @@ class GeventCarrier:
 
     __slots__ = (
         "_end", "_fd", "_gauge", "_hub", "_is_broken", "_is_ended", "_is_reading", "_is_tls",
-        "_pending", "_sock", "_soon", "_waiter", "_wire", "_writer", "call_later", "call_soon",
-        "set_write_buffer_limits",
+        "_pending", "_sock", "_soon", "_waiter", "_wire", "_writer",
     )  # fmt: skip
 
     def __init__(self, sock: Any) -> None:
@@ -63,16 +61,14 @@ class GeventCarrier:
         self._hub = gevent.get_hub()
         self._is_reading = True
         # What the greenlet that reads is to call, and what it waits with.
-        self._soon: deque[Callable[[], None]] = deque()
+        self._soon: list[Callable[[], None]] = []
         self._waiter: Any = None
         # What is still to be written, by whom, and what is to be shut down then.
-        self._pending: deque[bytes | memoryview] = deque()
+        self._pending: list[bytes | memoryview] = []
         self._writer: gevent.Greenlet[[], None] | None = None
         self._end: int | None = None
         self._is_broken = False
         self._is_ended = False
-        self.call_later = HubBackground().call_later
-        self.call_soon: Callable[..., object] = self._hub.loop.run_callback
         # Without it small frames that follow each other wait 40 ms for an ACK.
         if sock.family != socket.AF_UNIX:
             sock.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
@@ -81,7 +77,14 @@ class GeventCarrier:
         """Call `wire` from now on."""
         self._wire = wire
         self._gauge = WriteGauge(wire)
-        self.set_write_buffer_limits = self._gauge.set_limit
+
+    def call_later(self, seconds: float, callback: Callable[[], None], /) -> Timer:
+        """In the hub."""
+        return _BACKGROUND.call_later(seconds, callback)
+
+    def call_soon(self, callback: Callable[[], None], /) -> None:
+        """In the hub."""
+        self._hub.loop.run_callback(callback)
 
     # Reading
 
@@ -95,7 +98,7 @@ class GeventCarrier:
             while not self._is_ended:
                 self._wait(readable)
                 if self._soon:
-                    self._soon.popleft()()
+                    self._soon.pop(0)()
                 elif self._is_reading:
                     self._receive()
         finally:
@@ -107,7 +110,7 @@ class GeventCarrier:
         self._waiter = waiter
         if self._soon or (self._is_tls and self._is_reading and self._sock.pending()):
             # A timer, for the hub runs many callbacks between two looks at the sockets.
-            self.call_later(0, partial(waiter.switch, None))
+            _BACKGROUND.call_later(0, partial(waiter.switch, None))
         elif self._is_reading:
             readable.start(waiter.switch, None)
         try:
@@ -120,7 +123,7 @@ class GeventCarrier:
         """End the wait, if there is one; from any greenlet of this thread."""
         waiter, self._waiter = self._waiter, None
         if waiter is not None:
-            self.call_soon(waiter.switch, None)
+            self._hub.loop.run_callback(waiter.switch, None)
 
     def _receive(self) -> None:
         try:
@@ -164,6 +167,10 @@ class GeventCarrier:
 
     # Writing
 
+    def set_write_buffer_limits(self, high: int, /) -> None:
+        """Those of what is kept."""
+        self._gauge.set_limit(high)
+
     def write(self, data: bytes, /) -> None:
         """Write now what the socket takes, and leave the rest to a greenlet."""
         if self._is_ended or self._is_broken:
@@ -191,7 +198,8 @@ class GeventCarrier:
         """Write until nothing is left; the body of the writer's greenlet."""
         try:
             while self._pending:
-                rest = memoryview(_next_piece(self._pending))
+                pieces, self._pending = self._pending, []
+                rest = memoryview(pieces[0] if len(pieces) == 1 else b"".join(pieces))
                 while rest:
                     written = self._sock.send(rest)
                     rest = rest[written:]
@@ -260,16 +268,6 @@ class GeventCarrier:
                 self._writer.join(seconds)
         finally:
             self.abort()
-
-
-def _next_piece(pending: deque[bytes | memoryview]) -> bytes | bytearray | memoryview:
-    piece = pending.popleft()
-    if not pending or len(piece) >= _WRITE_SIZE:
-        return piece
-    joined = bytearray(piece)
-    while pending and len(joined) + len(pending[0]) <= _WRITE_SIZE:
-        joined += pending.popleft()
-    return joined
 
 
 Answer: TypeAlias = tuple[int, bytes, list[tuple[str, str]]]

@@ -173,9 +173,10 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             raise RuntimeError(f"{STOCK} is used too late: the handshake is answered")
         environ: Any = self.environ
         fields: Any = self.headers
-        version = self.request_version.removeprefix("HTTP/")
+        command: Any = self.command
+        version: Any = self.request_version
         try:
-            opening = check_opening(self.command, version, fields.raw_items())
+            opening = check_opening(command, version.removeprefix("HTTP/"), fields.raw_items())
         except Refusal as refusal:
             self.refuse(refusal.response())
             raise gevent.GreenletExit from None

@@ -9,7 +9,7 @@ import ssl
 import struct
 import threading
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Generator, Iterator
 from contextlib import ExitStack, contextmanager, suppress
 from pathlib import Path
 
@@ -167,7 +167,7 @@ class WireServer(Server):
         super().__init__(folder, SOURCE, KIND=kind, CERTIFICATE=str(pem))
 
     @contextmanager
-    def open(self, path: str, *lines: str) -> Iterator[RawClient]:
+    def open(self, path: str, *lines: str) -> Generator[RawClient]:
         """An open connection of a client that does what no decent one does."""
         with ExitStack() as stack:
             client = self.handshake(stack, path, *lines)
@@ -247,7 +247,7 @@ FLOODS = {
 
 
 @contextmanager
-def flood(client: RawClient, start: bytes, block: bytes) -> Iterator[Callable[[], int]]:
+def flood(client: RawClient, start: bytes, block: bytes) -> Generator[Callable[[], int]]:
     """Send `block` again and again within the block, and read what comes; tells how often."""
     stopping = threading.Event()
     sent = 0
