@@ -8,6 +8,7 @@ import gc
 import json
 import signal
 import threading
+import time
 from collections.abc import AsyncGenerator, Callable, Generator, Iterator
 from pathlib import Path
 
@@ -156,6 +157,65 @@ async def test_a_close_beside_a_send_that_waits(server: Server) -> None:
         await raw.send_frame(8, got.payload)
         assert await raw.journal("send ended") == {"code": 4012, "reason": "own"}
         await raw.journal("closed")
+
+
+@mounted("/closing/unread/async", close_timeout=1.0)
+async def close_unread(ws: WebSocket) -> None:
+    """Close while a send of another task waits, and journal how long it took."""
+    await ws.accept()
+    sent = 0
+
+    async def send_all() -> None:
+        nonlocal sent
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                await ws.send_bytes(b"x" * 65536)
+                sent += 1
+
+    sending = asyncio.create_task(send_all())
+    last = -1
+    while sent != last or not sent:
+        last = sent
+        await asyncio.sleep(0.2)
+    started = time.monotonic()
+    await ws.close(4012, "own")
+    journal(ws, "closed", seconds=time.monotonic() - started)
+    await sending
+
+
+@mounted("/closing/unread/sync", close_timeout=1.0)
+def close_unread_sync(ws: SyncWebSocket) -> None:
+    """The same."""
+    ws.accept()
+    sent = 0
+
+    def send_all() -> None:
+        nonlocal sent
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                ws.send_bytes(b"x" * 65536)
+                sent += 1
+
+    ws.start_soon(send_all)
+    last = -1
+    while sent != last or not sent:
+        last = sent
+        pause(0.2)
+    started = time.monotonic()
+    ws.close(4012, "own")
+    journal(ws, "closed", seconds=time.monotonic() - started)
+
+
+@clause("7.1")
+async def test_a_close_waits_for_its_frame_but_not_for_ever(server: Server) -> None:
+    """To a peer that does not read it takes `close_timeout`, though a send is stuck as well."""
+    if server.row.without("send_waits"):
+        return
+    for form in ("async", "sync"):
+        async with server.raw(f"/closing/unread/{form}") as raw:
+            seconds = (await raw.journal("closed"))["seconds"]
+            assert (seconds > 0.8) is not server.row.without("close_waits"), (form, seconds)
+            assert seconds < 10
 
 
 # 7.2 How a handler ends

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import asyncio
+import itertools
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
 from typing import Any
 
-from unisock import UnisockError, WebSocket, WebSocketDisconnect
+from unisock import SyncWebSocket, UnisockError, WebSocket, WebSocketDisconnect
 
 from .clauses_sending import resident_bytes
 from .harness import Client, Server, clause, frame, journal, mounted
@@ -360,6 +361,36 @@ async def test_closed_turns_true_and_wait_closed_gives_the_code(server: Server) 
         code, _ = server.row.sees(4003, "")
         closed = await client.journal("closed")
         assert closed == {"before": False, "after": True, "codes": [code] * 3}
+
+
+@mounted("/ending/early/async")
+async def left_early(ws: WebSocket) -> None:
+    """Wait for the end before `accept`."""
+    journal(ws, "waiting")
+    journal(ws, "left", code=await ws.wait_closed())
+
+
+@mounted("/ending/early/sync")
+def left_early_sync(ws: SyncWebSocket) -> None:
+    """The same."""
+    journal(ws, "waiting")
+    journal(ws, "left", code=ws.wait_closed())
+
+
+@clause("6.3")
+async def test_a_peer_that_leaves_before_accept_is_noticed(server: Server) -> None:
+    """Also behind what it has sent too early."""
+    if server.row.without("deferred_upgrade"):
+        return
+    for form, size in itertools.product(("async", "sync"), (None, 1, 200_000)):
+        async with server.raw(f"/ending/early/{form}", expect=None) as raw:
+            await raw.journal("waiting")
+            if size is not None:
+                await raw.send_frame(2, bytes(size))
+            await raw.eof()
+            if server.row.without("early_end"):
+                continue
+            assert (await raw.journal("left"))["code"] == 1006, (form, size)
 
 
 # 6.4 while_connected

@@ -124,6 +124,7 @@ _UVICORN_WEBSOCKETS = {
     "latin1": "uvicorn 0.54 websockets takes no header outside ASCII, and sends one as UTF-8",
     "error_code_told": "uvicorn 0.54 websockets tells the application 1006 for a protocol error",
     "any_status": "uvicorn 0.54 websockets sends registered statuses only: else a 403",
+    "close_waits": "uvicorn 0.54 websockets does not wait until a close frame is written",
     "unread_close": "uvicorn 0.54 websockets tells nothing of a close of a peer that does not read",
     "unread_shutdown": "uvicorn 0.54 websockets ends the process amid a close that nobody reads",
 }
@@ -146,6 +147,7 @@ _HYPERCORN = {
     "close_code": "hypercorn 0.18 tells the application 1006, whatever the peer said",
     "close_reason": "hypercorn 0.18 tells the application no reason",
     "failing_send": "hypercorn 0.18 lets sends to a peer that has gone pass: a receive tells",
+    "early_end": "hypercorn 0.18 does not tell of a client that leaves behind an early message",
     "unread_close": "hypercorn 0.18 tells nothing of a close of a peer that does not read",
     "unread_shutdown": "hypercorn 0.18 does not end while a peer does not read",
     "compressed_fragments": f"{_WSPROTO} does not inflate the fragments that follow a ping",
@@ -161,6 +163,7 @@ _GRANIAN = {
     "repeated_headers": "granian 2.8 dies of a rejection that repeats a header: the last is sent",
     "close_reason": "granian 2.8 tells the application no reason",
     "failing_send": "granian 2.8 lets sends to a peer that has gone pass: a receive tells",
+    "early_end": "granian 2.8 does not tell of a client that leaves before it is accepted",
     "shutdown": "granian 2.8 cuts its connections when it stops, and waits for no handler",
     "no_code": "granian 2.8 tells a close without a code as it does a broken connection",
     "http_1_0": "granian 2.8 accepts handshakes of HTTP/1.0",
