@@ -319,6 +319,7 @@ class GeventTransport(WireTransport):
         self._prepare = prepare
         self._inbox: Inbox | None = None
         self._is_answered = False
+        self._is_accepted = False
         self._is_lost = False
         self._close_timeout = handler.options.close_timeout
         request_handler.unisock_serves = True
@@ -356,6 +357,7 @@ class GeventTransport(WireTransport):
                 raise ConnectionLost
             response = self._opening.response(subprotocol, prepared)
             self.open(response)
+            self._is_accepted = True
             self._answered(response)
 
         await self._send_prepared((101, b"", headers), accept)
@@ -402,6 +404,13 @@ class GeventTransport(WireTransport):
     def refuse(self) -> None:
         """The server is stopping: 503."""
         self._request_handler.refuse(build_response(503, b"the server is stopping\n", []))
+
+    def server_stops(self) -> None:
+        """Close with 1012 where it is open, and wait for no peer: the server does not either."""
+        if self._is_accepted:
+            assert self._inbox is not None
+            self._inbox.disconnect(1012)
+            self.wire.end(1012)
 
     def read(self) -> None:
         """Read until the connection has ended."""
@@ -489,6 +498,7 @@ class UpgradedTransport(GeventTransport):
         """Nothing is left to do."""
         if self.wire.is_lost:
             raise ConnectionLost
+        self._is_accepted = True
 
     async def reject(self, status_code: int, body: bytes, headers: list[tuple[str, str]]) -> None:
         """Close 1008 for 403, else 4000 + status."""
