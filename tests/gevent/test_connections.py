@@ -123,7 +123,7 @@ def test_the_pongs_of_a_peer_that_does_not_read_are_not_stored(
         # Some wait in the sockets, and then the last one of all (RFC 6455, section 5.5.3).
         count = 0
         while (pong := client.read_frame()) != (PONG, b"the last"):
-            assert pong == (PONG, b"p" * 125)
+            assert pong in {(PONG, b"p" * 125), (PING, b"")}
             count += 1
         assert count < 200_000
         client.reset()
