@@ -24,6 +24,8 @@ from unisock.handshake import check_header_name
 from unisock.options import OptionsDict
 from unisock.paths import CONVERTERS, Converter, Parameter, PathTemplate
 from unisock.transport import HTTPError
+from unisock.wire.opening import Refusal
+from unisock.wire.options import Compression, WireOptions
 
 from .gevent import Answer, GeventTransport, UpgradedTransport
 from .gevent_handler import GeventHandshake, WebSocketHandler, request_handler
@@ -174,6 +176,7 @@ def view(
     decorators: Sequence[ViewDecorator] = (),
     ping_interval: float | None = 20.0,
     ping_timeout: float | None = 20.0,
+    compression: Compression = None,
     **options: Unpack[OptionsDict],
 ) -> View:
     """A view for ``app.add_url_rule("/ws", view_func=view(handler), websocket=True)``.
@@ -183,8 +186,10 @@ def view(
         decorators: decorators of views, as Flask-Login's ``login_required``.  Each is
             applied to the view, in this order, as with Flask's ``View.decorators``.
         ping_interval: seconds between keepalive pings, `None` for none.
-        ping_timeout: seconds until a peer that does not answer one counts as
+        ping_timeout: seconds without a sign of life after one, until the peer counts as
             gone, `None` for never.
+        compression: ``"deflate"`` or a `unisock.Deflate`: messages are compressed for a
+            client that offers it, which takes memory for each connection; `None`: for none.
         **options: those of `unisock.Options`.
 
     Raises:
@@ -192,7 +197,10 @@ def view(
             the handler itself, where it cannot work.
         ValueError: an option's value.
     """
-    return _view(_prepare(handler, options), decorators, ping_interval, ping_timeout)
+    wire_options = WireOptions(
+        ping_interval=ping_interval, ping_timeout=ping_timeout, compression=compression
+    )
+    return _view(_prepare(handler, options), decorators, wire_options)
 
 
 def _prepare(handler: Handler, options: OptionsDict) -> MountedHandler:
@@ -210,16 +218,10 @@ def _prepare(handler: Handler, options: OptionsDict) -> MountedHandler:
 
 
 def _view(
-    mounted: MountedHandler,
-    decorators: Sequence[ViewDecorator],
-    ping_interval: float | None,
-    ping_timeout: float | None,
+    mounted: MountedHandler, decorators: Sequence[ViewDecorator], wire_options: WireOptions
 ) -> View:
     if callable(decorators):
         raise TypeError("decorators= is a list of decorators, also if there is one")
-    for name, value in (("ping_interval", ping_interval), ("ping_timeout", ping_timeout)):
-        if value is not None and not value > 0:
-            raise ValueError(f"{name}= is above 0 or None, not {value!r}")
 
     def websocket_view(**path_params: Any) -> Response:
         environ = request.environ
@@ -230,15 +232,15 @@ def _view(
         is_upgraded = server_handler.websocket is not None
         transport_class = UpgradedFlaskTransport if is_upgraded else FlaskTransport
         answering = _Answering()
-        transport = transport_class(
-            FlaskHandshake(environ, path_params),
-            server_handler,
-            mounted,
-            prepare=answering,
-            ping_interval=ping_interval,
-            ping_timeout=ping_timeout,
-        )
-        serve(mounted, transport, server_handler.server)
+        handshake = FlaskHandshake(environ, path_params)
+        try:
+            transport = transport_class(
+                handshake, server_handler, mounted, wire_options, prepare=answering
+            )
+        except Refusal as refusal:
+            server_handler.refuse(refusal.response())
+        else:
+            serve(mounted, transport, server_handler.server)
         if answering.error is not None:
             raise answering.error
         # For Flask alone.  WSGI sends it only if the handshake has no answer.
@@ -260,6 +262,7 @@ def mount(
     decorators: Sequence[ViewDecorator] = (),
     ping_interval: float | None = 20.0,
     ping_timeout: float | None = 20.0,
+    compression: Compression = None,
     **options: Unpack[OptionsDict],
 ) -> None:
     """Add a URL rule; see `unisock.mount` and `view`.
@@ -272,10 +275,14 @@ def mount(
         decorators: as `view`.
         ping_interval: as `view`.
         ping_timeout: as `view`.
+        compression: as `view`.
         **options: as `view`.
     """
     mounted = _prepare(handler, options)
-    websocket_view = _view(mounted, decorators, ping_interval, ping_timeout)
+    wire_options = WireOptions(
+        ping_interval=ping_interval, ping_timeout=ping_timeout, compression=compression
+    )
+    websocket_view = _view(mounted, decorators, wire_options)
     rule = template.render(_parameter)
 
     def add(target: Flask | BlueprintSetupState, flask_app: Flask, prefix: str) -> None:

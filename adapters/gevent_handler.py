@@ -3,16 +3,13 @@
 - `WebSocketHandler`, for `gevent.pywsgi.WSGIServer`: it bounds the head of a request, and
   lets the application answer a WebSocket handshake;
 - ``wsgi.websocket`` of gevent-websocket, for code that is written for that package;
-- `GeventHandshake`, the handshake that it has read, and the answers to one, as bytes.
+- `GeventHandshake`, the handshake that it has read.
 """
 
 from __future__ import annotations
 
-import email.utils
-import http
 import http.client
 import io
-import logging
 import re
 from collections.abc import Callable, Iterable, Mapping
 from contextlib import suppress
@@ -30,18 +27,11 @@ from geventwebsocket.handler import (
 )
 from geventwebsocket.websocket import Stream  # type: ignore[import-untyped]  # as above
 from geventwebsocket.websocket import WebSocket as StockWebSocket
-from websockets.datastructures import Headers
-from websockets.exceptions import InvalidHeader
-from websockets.http11 import Request, Response
-from websockets.server import ServerProtocol
 
 from unisock import Address
 from unisock.handshake import Handshake, client_address, split_target
-from unisock.printing import escaped
-
-# The sans-I/O protocol tells of each connection at level INFO.
-protocol_logger = logging.getLogger("unisock.protocol")
-protocol_logger.setLevel(logging.WARNING)
+from unisock.printing import MOST_OF_TEXT, escaped
+from unisock.wire.opening import Refusal, check_opening
 
 UPGRADE = "unisock.upgrade"
 """The key in the WSGI environ under which `WebSocketHandler` waits for `accept`."""
@@ -50,6 +40,9 @@ STOCK = "wsgi.websocket"
 
 # Method, target and version (RFC 9112, section 3), and without a version HTTP/0.9.
 _REQUEST_LINE = re.compile(r"[!-~]+ [!-~]+( [!-~]+)?\r?\n")
+# A line of the headers (section 5), and the one that ends them.
+_HEADER_LINE = re.compile(rb"([!#$%&'*+\-.^_`|~0-9A-Za-z]+:[\t -~\x80-\xff]*)?\r?\n")
+_LENGTH = re.compile(r"[ \t]*[0-9]+[ \t]*")
 # How much of a request that is refused is taken, and how long the next piece may take.
 _MAX_DISCARDED = 1024 * 1024
 _READ_SIZE = 64 * 1024
@@ -123,8 +116,23 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         return environ
 
     def MessageClass(self, fp: Any, *args: Any) -> Any:  # noqa: N802  # pywsgi's name
-        """As pywsgi's, which parses the headers, but not without a limit."""
-        return WSGIHandler.MessageClass(self, _Head(fp, self.max_head_size), *args)
+        """As pywsgi's, which parses the headers, but not without a limit.
+
+        Raises:
+            ValueError: they are none (RFC 9112, section 5), or do not say where the body
+                ends (section 6).
+        """
+        headers: Any = WSGIHandler.MessageClass(self, _Head(fp, self.max_head_size), *args)
+        lengths = headers.get_all("content-length", [])
+        codings = headers.get_all("transfer-encoding", [])
+        is_known = all(coding.strip(" \t").lower() == "chunked" for coding in codings)
+        if codings and self.request_version != "HTTP/1.1":
+            is_known = False
+        # `int` takes "+0" and "1_0" too.
+        is_number = all(_LENGTH.fullmatch(length) for length in lengths)
+        if len(lengths) + len(codings) > 1 or not is_known or not is_number:
+            raise _HeadMalformed(f"it is not clear where the body ends: {lengths} {codings}")
+        return headers
 
     def run_application(self) -> None:
         """Run the application; a WebSocket handshake finds `UPGRADE` in its environ."""
@@ -165,20 +173,22 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             raise RuntimeError(f"{STOCK} is used too late: the handshake is answered")
         environ: Any = self.environ
         fields: Any = self.headers
-        raw_headers = [(name, value.strip(" \t")) for name, value in fields.raw_items()]
-        response = answer_to_handshake(self, raw_headers, ServerProtocol(logger=protocol_logger))
-        accepted = response.status_code == 101
+        command: Any = self.command
+        version: Any = self.request_version
+        try:
+            opening = check_opening(command, version.removeprefix("HTTP/"), fields.raw_items())
+        except Refusal as refusal:
+            self.refuse(refusal.response())
+            raise gevent.GreenletExit from None
         # A `geventwebsocket.Resource` knows which subprotocol its application speaks.
         app_protocol = getattr(self.application, "app_protocol", None)
-        if accepted and app_protocol is not None:
-            subprotocol = app_protocol(websocket.path_info)
-            offered = environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "").split(",")
-            if subprotocol in [name.strip() for name in offered if name.strip()]:
-                response.headers["Sec-WebSocket-Protocol"] = subprotocol
-        self.answered(status_line(response), len(response.body))
-        self.socket.sendall(serialize(response))
-        if not accepted:
-            raise gevent.GreenletExit
+        subprotocol = None if app_protocol is None else app_protocol(websocket.path_info)
+        offered = environ.get("HTTP_SEC_WEBSOCKET_PROTOCOL", "").split(",")
+        if subprotocol not in [name.strip() for name in offered if name.strip()]:
+            subprotocol = None
+        response = opening.response(subprotocol, [])
+        self.answered(response)
+        self.socket.sendall(response)
         self.websocket = websocket
         websocket.open(environ)
         # All that a server has, for those who send to all.
@@ -220,8 +230,10 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
 
     def _handle_client_error(self, ex: Exception) -> Any:
         # http.client's: more than 100 headers.
-        if isinstance(ex, _HeadTooLarge | http.client.HTTPException):
+        is_too_large = isinstance(ex, _HeadTooLarge | http.client.HTTPException)
+        if is_too_large or isinstance(ex, _HeadMalformed):
             self._discard()
+        if is_too_large:
             return _refusal("431 Request Header Fields Too Large")
         if isinstance(ex, TimeoutError):
             return _refusal("408 Request Timeout")
@@ -257,13 +269,21 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         line: str = super().format_request()
         return escaped(line)
 
-    def answered(self, status: str, length: int) -> None:
-        """Note that the handshake was answered, for WSGI and the access log."""
+    def refuse(self, response: bytes) -> None:
+        """Answer the handshake with an HTTP response that is no 101."""
+        self.answered(response)
+        self.socket.sendall(response)
+        self._discard()
+
+    def answered(self, response: bytes) -> None:
+        """Note that this has answered the handshake, for WSGI and the access log."""
+        head, _, body = response.partition(b"\r\n\r\n")
+        status = head.partition(b"\r\n")[0].decode("latin-1").partition(" ")[2]
         self.unisock_answered = True
         self.headers_sent = True
         self.status = self._orig_status = status
         self.code = int(status.partition(" ")[0])
-        self.response_length = length
+        self.response_length = len(body)
 
 
 class _StockWebSocket(StockWebSocket):  # type: ignore[misc]  # untyped package
@@ -295,6 +315,10 @@ class _StockWebSocket(StockWebSocket):  # type: ignore[misc]  # untyped package
         super().__init__(environ, Stream(self._request_handler), self._request_handler)
 
 
+class _HeadMalformed(ValueError):
+    """The headers of a request are none."""
+
+
 class _HeadTooLarge(ValueError):
     """The headers of a request are more than `WebSocketHandler.max_head_size`."""
 
@@ -312,6 +336,9 @@ class _Head(io.BufferedIOBase):
         self._left -= len(line)
         if self._left < 0:
             raise _HeadTooLarge
+        # A longer one is refused by http.client.
+        if len(line) != size and not _HEADER_LINE.fullmatch(line):
+            raise _HeadMalformed(f"malformed header: {line[:MOST_OF_TEXT]!r}")
         return line
 
 
@@ -408,50 +435,3 @@ def has_body(handler: Any) -> bool:
     # Not pywsgi's number, for which it takes "+0" and "1_0" too.
     length = handler.environ.get("CONTENT_LENGTH", "0")
     return length.strip("0") != "" or "HTTP_TRANSFER_ENCODING" in handler.environ
-
-
-def answer_to_handshake(
-    handler: Any, raw_headers: Iterable[tuple[str, str]], protocol: ServerProtocol
-) -> Response:
-    """A 101, unless the handshake is not valid (RFC 6455, section 4.2.1)."""
-    if handler.command != "GET" or handler.request_version != "HTTP/1.1":
-        return build_response(400, b"a WebSocket handshake is a GET of HTTP/1.1\n", [])
-    if has_body(handler):
-        # Its bytes would be taken for frames.
-        return build_response(400, b"a WebSocket handshake has no body\n", [])
-    try:
-        headers = Headers(raw_headers)
-    except InvalidHeader:
-        return build_response(400, b"a header has a character that none may have\n", [])
-    if len(headers.get_all("Host")) != 1:
-        return build_response(400, b"a request has one Host\n", [])  # RFC 9112, section 3.2
-    response = protocol.accept(Request(handler.path, headers))
-    if response.status_code != 101 and "13" not in headers.get_all("Sec-WebSocket-Version"):
-        # Section 4.2.2: tell the versions that are spoken here.
-        response.status_code, response.reason_phrase = 426, "Upgrade Required"
-        response.headers["Sec-WebSocket-Version"] = "13"
-    return response
-
-
-def status_line(response: Response) -> str:
-    """As WSGI has it."""
-    return f"{response.status_code} {response.reason_phrase}"
-
-
-def build_response(status_code: int, body: bytes, headers: list[tuple[str, str]]) -> Response:
-    """A response after which the connection is closed."""
-    fields = Headers(headers)
-    fields["Date"] = email.utils.formatdate(usegmt=True)
-    fields["Connection"] = "close"
-    try:
-        phrase = http.HTTPStatus(status_code).phrase
-    except ValueError:  # not a registered one
-        phrase = ""
-    return Response(status_code, phrase, fields, body)
-
-
-def serialize(response: Response) -> bytes:
-    """The response as it is sent."""
-    # By hand: websockets before 17 sends headers as UTF-8.
-    head = f"HTTP/1.1 {response.status_code} {response.reason_phrase}\r\n{response.headers}"
-    return head.encode("latin-1") + (response.body or b"")

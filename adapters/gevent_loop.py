@@ -20,6 +20,7 @@ import gevent
 import gevent.hub
 
 from unisock.asyncio_runtime import AsyncioRuntime, until_done
+from unisock.runtime import Waiter
 
 T = TypeVar("T")
 Ts = TypeVarTuple("Ts")
@@ -229,6 +230,10 @@ class HubEventLoop(asyncio.SelectorEventLoop):
 
 class HubRuntime(AsyncioRuntime):
     """Waiting on the hub's event loop."""
+
+    def waiter_factory(self) -> Callable[[], Waiter[Any]]:
+        """The loop's futures, also for who is not in it."""
+        return hub_event_loop().create_future
 
     def place(self) -> Callable[[], object]:
         """The event loop: other greenlets of the thread may run others."""

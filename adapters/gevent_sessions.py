@@ -35,8 +35,6 @@ def serve(handler: MountedHandler, transport: GeventTransport, server: Any) -> N
     Raises:
         Exception: what the handler raised, for the framework.
     """
-    if not transport.validate():
-        return
     sessions = _sessions_of(server)
     if sessions.closed:
         transport.refuse()
@@ -58,6 +56,7 @@ def _serve_on_loop(
     stopping: list[asyncio.Task[None]] = []  # the loop holds it weakly
 
     def stop() -> None:
+        transport.server_stops()
         task.cancel()
         loop.call_soon(loop.call_soon, stop_anyway)
 
@@ -100,6 +99,7 @@ def _serve_blocking(
 
     def stop() -> None:
         """End the session: a call sees a disconnect, and what waits elsewhere is killed."""
+        transport.server_stops()
         run_blocking(session.stop())
         if this not in runtime.calling:
             gevent.kill(this)

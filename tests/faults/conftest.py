@@ -35,7 +35,7 @@ CLASS = "class"
 ROWS = (*KINDS, CLASS)
 
 _PATIENCE = 20.0
-ON_WIRE = {CLASS}
+ON_WIRE = {CLASS, "aiohttp", "flask", "gunicorn"}
 """Rows whose frames unisock itself reads and writes."""
 # How long an echo may take beside what other peers do, in seconds, and how often it is asked
 # for.  It takes a millisecond, and on a busy machine a tenth of a second at times.

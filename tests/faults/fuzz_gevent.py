@@ -10,10 +10,12 @@ a good one.  The server's own code runs, from the request's first line on, on a 
 
 from __future__ import annotations
 
+import codecs
 import contextlib
 import importlib
 import io
 import logging
+import re
 import socket
 import struct
 import sys
@@ -28,7 +30,7 @@ if __name__ == "__main__":
         atheris = importlib.import_module("atheris")
     except ImportError:
         raise SystemExit("the fuzzer needs atheris: pip install atheris") from None
-PARTS = ["unisock", "websockets", "gevent.pywsgi", "http.client", "email"]
+PARTS = ["unisock", "gevent.pywsgi", "http.client", "email"]
 
 # The branches of what is imported within count.
 instrumenting = atheris.instrument_imports(PARTS) if atheris else contextlib.nullcontext()
@@ -56,8 +58,9 @@ HANDSHAKE = (
 )
 MAX_SIZE, QUEUE, SIZE = 1000, 4, 2000
 LIMITS: OptionsDict = {"max_message_size": MAX_SIZE, "max_queue": QUEUE, "max_queue_size": SIZE}
-# Small reads, so that the inputs can fill the inbox: the common ones, and those amid a frame.
-READS = 64, 256
+# Small reads, so that the inputs can fill the inbox; and how large the first may be, which is
+# that of pywsgi's buffer.
+READ, BUFFER = 64, 8192
 # What the first byte says.
 REQUEST, ONE_BY_ONE, TOGETHER = 1, 2, 4
 
@@ -66,7 +69,7 @@ class Rig:
     """A server without a listener, and what it has said of errors."""
 
     def __init__(self) -> None:
-        adapter.__dict__.update(_READ_SIZE=READS[0], _LARGE_READ_SIZE=READS[1])
+        adapter.__dict__.update(_READ_SIZE=READ)
         self.errors = io.StringIO()
         self.codes: list[int] = []
         app = Flask(__name__)
@@ -118,8 +121,8 @@ class Rig:
 def check_bounded(inbox: Inbox) -> None:
     """The inbox holds no more than it may, and what one read brings at most."""
     messages = inbox._messages or ()
-    assert len(messages) <= QUEUE + READS[1] // 6
-    assert sum(map(len, messages)) <= SIZE + MAX_SIZE + READS[1]
+    assert len(messages) <= QUEUE + (SIZE + BUFFER) // 6
+    assert sum(map(len, messages)) <= SIZE + MAX_SIZE + SIZE + BUFFER
 
 
 the_rig = cache(Rig)
@@ -183,22 +186,31 @@ def codes_of(frames: bytes) -> set[int]:
         broken = {1009} if length + len(partial or b"") > MAX_SIZE else set[int]()
         if frames[0] & 0x70 or opcode not in {0, 1, 2, 8, 9, 10} or not frames[1] & 0x80:
             broken.add(1002)
+        # As few bytes as it can have, and the first bit 0 (section 5.2).
+        if start > 2 and (length < 126 if start == 4 else not 1 << 16 <= length < 1 << 63):
+            broken.add(1002)
         if (length > 125 or not fin) if control else (opcode == 0) == (partial is None):
             broken.add(1002)
         end = start + 4 + length
-        if broken or end > len(frames):
-            return broken if end <= len(frames) else broken | {1006}
         mask = frames[start : start + 4]
         payload = bytes(byte ^ mask[i % 4] for i, byte in enumerate(frames[start + 4 : end]))
+        if not control and opcode:
+            is_text = opcode == 1
+        # It fails with the first octet that cannot be.
+        is_bad = is_text and not control and not is_utf8((partial or b"") + payload, whole=False)
+        if broken or end > len(frames):
+            if end > len(frames):
+                broken.add(1006)
+            return broken | {1007} if is_bad else broken
+        if is_bad:
+            return {1007}
         frames = frames[end:]
         if opcode == 8:
-            # `websockets` has it that no message is left unfinished.
-            return codes_of_close(payload) | (set() if partial is None else {1002})
+            return codes_of_close(payload)
         if not control:
-            is_text = is_text if opcode == 0 else opcode == 1
             partial = (partial or b"") + payload
             if fin and is_text and not is_utf8(partial):
-                return {1007, *codes_of(frames)} - {1006}  # as it may come in one read
+                return {1007}
             partial = None if fin else partial
     return {1006}
 
@@ -213,9 +225,14 @@ def codes_of_close(payload: bytes) -> set[int]:
     return (broken if is_utf8(payload[2:]) else broken | {1007}) or {code}
 
 
-def is_utf8(data: bytes) -> bool:
-    """Whether it is text."""
-    return data.decode(errors="ignore").encode() == data
+def is_utf8(data: bytes, *, whole: bool = True) -> bool:
+    """Whether it is text, or the beginning of one."""
+    try:
+        codecs.getincrementaldecoder("utf-8")().decode(data, whole)
+    except UnicodeDecodeError:
+        return False
+    # Of a surrogate Python waits for the last octet.
+    return re.search(rb"\xed[\xa0-\xbf]\Z", data) is None
 
 
 _GOOD = frame(1, "h\u00e9llo".encode()) + frame(9, b"") + frame(2, b"frag", fin=False)

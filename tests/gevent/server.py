@@ -14,9 +14,11 @@ if os.environ["KIND"] == "patched":
 
 import asyncio
 import logging
+import resource
 import signal
 import sys
 import threading
+from typing import Any
 
 import flask
 import gevent
@@ -150,7 +152,8 @@ async def gives_up_sending(ws: WebSocket) -> None:
                 await ws.send_bytes(b"x" * 65536)
         except TimeoutError:
             given_up += 1
-    counts["write waiters"] = len(ws._transport._write_waiters)  # type: ignore[attr-defined]  # gevent's
+    wire: Any = ws._transport.wire  # type: ignore[attr-defined]  # gevent's
+    counts["write waiters"] = len(wire._write_waiters)
     counts["given up"] += 1
 
 
@@ -246,6 +249,7 @@ def show_counts() -> dict[str, int]:
     return counts | {
         "threads": threading.active_count(),
         "fds": len(os.listdir("/proc/self/fd")),
+        "KiB": resource.getrusage(resource.RUSAGE_SELF).ru_maxrss,
         "tasks": len(asyncio.all_tasks(hub_event_loop())),
     }
 

@@ -30,8 +30,7 @@ def test_a_peer_that_answers_pings_stays(server: Server) -> None:
         assert client.read_frame() == (TEXT, b"sleeping")
         for _ in range(3):
             opcode, payload = client.read_frame()
-            assert opcode == PING and len(payload) == 4
-            client.write(frame(PONG, b"not this one"))
+            assert opcode == PING
             client.write(frame(PONG, payload))
 
 
@@ -66,12 +65,8 @@ def test_a_pong_behind_unread_messages_is_no_timeout(server: Server) -> None:
             assert opcode == PING
             client.write(frame(PONG, payload))
         # Several timeouts later the connection is still there.
-        client.socket.settimeout(0.6)
-        with pytest.raises(TimeoutError):
-            client.socket.recv(1)
-        client.socket.settimeout(10)
+        assert [client.read_frame()[0] for _ in range(6)] == [PING] * 6
         server.get("/read-now")[1]
-        client.file = client.socket.makefile("rb")
         texts: list[bytes] = []
         while len(texts) < 3:
             opcode, payload = client.read_frame()
@@ -114,18 +109,25 @@ def test_a_peer_that_never_reads_is_gone_by_keepalive(
         eventually(lambda: _counts(server)["sending ended"] > before)
 
 
-def test_a_flood_of_pings_is_not_stored(server: Server, eventually: Eventually) -> None:
-    before = _counts(server)["echoes ended"]
+def test_the_pongs_of_a_peer_that_does_not_read_are_not_stored(
+    server: Server, eventually: Eventually
+) -> None:
+    before = _counts(server)
     with server.raw("/echo") as client:
         client.read_head()
-        client.socket.settimeout(2)
         pings = frame(PING, b"p" * 125) * 1000
-        # Its pongs are not read, so sooner or later it is not read either.
-        with pytest.raises(TimeoutError):
-            for _ in range(1000):
-                client.write(pings)
+        for _ in range(300):
+            client.write(pings)
+        client.write(frame(PING, b"the last"))
+        assert _counts(server)["KiB"] - before["KiB"] < 16 * 1024
+        # Some wait in the sockets, and then the last one of all (RFC 6455, section 5.5.3).
+        count = 0
+        while (pong := client.read_frame()) != (PONG, b"the last"):
+            assert pong in {(PONG, b"p" * 125), (PING, b"")}
+            count += 1
+        assert count < 200_000
         client.reset()
-    eventually(lambda: _counts(server)["echoes ended"] > before)
+    eventually(lambda: _counts(server)["echoes ended"] > before["echoes ended"])
 
 
 def test_a_message_over_the_limit_in_many_fragments(server: Server) -> None:

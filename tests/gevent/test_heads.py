@@ -177,6 +177,87 @@ UPGRADE = (
 )
 
 
+@pytest.mark.parametrize(
+    "lines",
+    [
+        b"Origin : http://evil",
+        b"Transfer-Encoding : chunked",
+        b"X-Forwarded-For\t: 10.0.0.1",
+        b"no colon",
+        b": no name",
+        b" folded",
+        b"From x",
+        b"From x: y",
+        b"Na(me: x",
+        b"N\xe9: x",
+        b"X: a\rOrigin: http://evil",
+        b"X: a\r",
+        b"X: a\x00b",
+        b"X: a\x1bb",
+        b"X: a\r\n folded",
+        b"X: a\r\n\tfolded",
+        b"Content-Length: 0\r\nContent-Length: 5",
+        b"Content-Length: 0\r\nContent-Length: 0",
+        b"Content-Length: 0, 0",
+        b"Content-Length: 0_0",
+        b"Content-Length: +0",
+        b"Content-Length: -0",
+        b"Content-Length: \xb2",
+        b"Content-Length:",
+        b"Content-Length: 0\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: chunked\r\nTransfer-Encoding: chunked",
+        b"Transfer-Encoding: gzip, chunked",
+        b"Transfer-Encoding: identity",
+        b"Transfer-Encoding: \x0bchunked",
+    ],
+)
+@pytest.mark.parametrize("path", [b"/page", b"/ws"])
+def test_malformed_headers_are_refused(connect: Connect, path: bytes, lines: bytes) -> None:
+    """Else a header, and all behind it, is another one than a proxy has seen, or none."""
+    clients = [connect() for _ in range(2)]
+    for place, client in enumerate(clients):
+        headers = [b"Host: localhost\r\n", UPGRADE if path == b"/ws" else b""]
+        headers.insert(place, lines + b"\r\n")
+        client.sendall(b"GET " + path + b" HTTP/1.1\r\n" + b"".join(headers) + b"\r\n")
+    assert [_answer(client) for client in clients] == [BAD, BAD]
+
+
+@pytest.mark.parametrize("hosts", [b"", b"Host: localhost\r\nHost: localhost\r\n"])
+def test_a_handshake_has_one_host(connect: Connect, hosts: bytes) -> None:
+    client = connect()
+    client.sendall(b"GET /ws HTTP/1.1\r\n" + hosts + UPGRADE + b"\r\n")
+    assert _answer(client)[0] == BAD[0]
+
+
+def test_a_coding_is_of_http_1_1(connect: Connect) -> None:
+    client = connect()
+    head = b"POST /size HTTP/1.0\r\nTransfer-Encoding: chunked\r\n\r\n"
+    client.sendall(head + b"1\r\nx\r\n0\r\n\r\n")
+    assert _answer(client) == BAD
+
+
+@pytest.mark.parametrize("path", [b"/page", b"/ws"])
+def test_headers_that_do_not_end_are_not_run(connect: Connect, server: Server, path: bytes) -> None:
+    client = connect()
+    client.sendall(b"GET " + path + b"?cut HTTP/1.1\r\nHost: localhost\r\n" + UPGRADE)
+    client.shutdown(socket.SHUT_WR)
+    if not isinstance(client, ssl.SSLSocket):
+        assert _answer(client) == BAD
+    client.close()
+    server.wait_for_log("malformed header: b''")
+
+
+def test_bodies_are_as_ever(connect: Connect) -> None:
+    client = connect()
+    for head, body, size in (
+        (b"Transfer-Encoding: Chunked", b"3\r\nabc\r\n0\r\n\r\n", b"3"),
+        (b"Content-Length: 00004 ", b"abcd", b"4"),
+        (b"content-length:0", b"", b"0"),
+    ):
+        client.sendall(b"POST /size HTTP/1.1\nHost: localhost\n" + head + b"\n\n" + body)
+        assert _answer(client) == (b"HTTP/1.1 200 OK", size)
+
+
 @pytest.mark.parametrize("character", [b"\x85", b"\xa0", b"\x0b", b"\x1c", b"\x1b", b"\r", b"\xe9"])
 @pytest.mark.parametrize(("path", "more"), [(b"/page", b""), (b"/ws", UPGRADE)])
 def test_a_request_line_has_visible_ascii_alone(

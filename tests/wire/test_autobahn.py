@@ -10,13 +10,16 @@ from __future__ import annotations
 
 import asyncio
 import os
+import socket
 import struct
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import suppress
 from itertools import chain
-from typing import Any
+from typing import Protocol
 
 import pytest
 
+from tests.servers import Server
 from unisock import WebSocket
 from unisock.wire.deflate import Deflate
 
@@ -32,6 +35,7 @@ from .peer import (
     Zip,
     close,
     frame,
+    frames_of,
     octets,
     text,
 )
@@ -45,34 +49,171 @@ async def echo(ws: WebSocket) -> None:
         await ws.send(message)
 
 
-def converse(
-    pieces: list[bytes], expected: list[Frame], *, sees: int | None = None, **options: Any
-) -> None:
+class Carried(Protocol):
+    """A connection to an echo handler, on some carrier."""
+
+    async def open(self) -> str:
+        """Wait for the 101; return it."""
+        ...
+
+    async def feed(self, *pieces: bytes) -> None:
+        """Send pieces one by one."""
+
+    async def answers_of(self, count: int) -> list[Frame]:
+        """The next frames, which are so many."""
+        ...
+
+    async def end(self, *, closed: bool = False) -> tuple[list[Frame], int]:
+        """End it; the frames that were sent beside, and the code that the handler saw.
+
+        Args:
+            closed: whether the server must have ended it already.
+        """
+        ...
+
+
+class InMemory:
+    """On a carrier in memory."""
+
+    def __init__(self, headers: Sequence[tuple[str, str]] = (), deflate: Deflate | None = None):
+        self._seen: list[int] = []
+        self._session = Session(self._handle, headers=headers, compression=deflate)
+        self.open, self.feed = self._session.open, self._session.feed
+        self._answers: list[Frame] = []
+
+    async def _handle(self, ws: WebSocket) -> None:
+        try:
+            await echo(ws)
+        finally:
+            self._seen.append(ws.close_code or 0)
+
+    async def answers_of(self, count: int) -> list[Frame]:
+        await self._session.settle()
+        self._answers += self._session.answers()
+        answers, self._answers = self._answers[:count], self._answers[count:]
+        return answers
+
+    async def end(self, *, closed: bool = False) -> tuple[list[Frame], int]:
+        ended = self._session.carrier.ended
+        assert (ended != []) is closed and ended[:1] != ["abort"]
+        await self._session.end()
+        return self._answers + self._session.answers(), self._seen[0]
+
+
+class Served:
+    """Flask's, on a socket."""
+
+    server: Server
+    count = 0
+
+    def __init__(self, headers: Sequence[tuple[str, str]] = (), deflate: Deflate | None = None):
+        Served.count += 1
+        path = "deflate" if deflate else "echo"
+        lines = [f"{name}: {value}" for name, value in headers]
+        self._client = self.server.raw(f"/{path}?id={Served.count}", *lines)
+        self._id = Served.count
+
+    async def open(self) -> str:
+        return b"".join(iter(self._client.file.readline, b"\r\n")).decode("latin-1")
+
+    async def feed(self, *pieces: bytes) -> None:
+        # In a thread: the server echoes large messages only to who reads.
+        self._feeding = asyncio.create_task(asyncio.to_thread(self._feed, pieces))
+        await asyncio.sleep(0)
+
+    def _feed(self, pieces: Sequence[bytes]) -> None:
+        with suppress(ConnectionError):  # it was refused before it was all there
+            for piece in pieces:
+                self._client.write(piece)
+
+    async def answers_of(self, count: int) -> list[Frame]:
+        def read() -> list[Frame]:
+            return [self._read() for _ in range(count)]
+
+        answers = await asyncio.to_thread(read)
+        await self._feeding
+        return answers
+
+    def _read(self) -> Frame:
+        first, size = self._client.file.read(2)
+        if size >= 126:
+            size = int.from_bytes(self._client.file.read(2 if size == 126 else 8))
+        return Frame(first & 15, self._client.file.read(size), first >> 4 & 7)
+
+    async def end(self, *, closed: bool = False) -> tuple[list[Frame], int]:
+        if not closed:
+            self._client.socket.shutdown(socket.SHUT_WR)
+        with self._client.socket, self._client.file:
+            rest = frames_of(self._client.file.read())
+        return rest, int(self.server.get(f"/seen?id={self._id}")[1])
+
+
+SOURCE = """
+import os, signal
+import flask, gevent, unisock
+from unisock.adapters.flask import WSGIServer
+
+app = flask.Flask(__name__)
+seen = {}
+
+
+async def echo(ws):
+    await ws.accept()
+    try:
+        async for message in ws:
+            await ws.send(message)
+    finally:
+        seen[ws.query_params["id"]] = ws.close_code
+
+
+@app.get("/seen")
+def show_seen():
+    while flask.request.args["id"] not in seen:
+        gevent.sleep(0.001)
+    return str(seen.pop(flask.request.args["id"]))
+
+
+options = {"max_queue_size": 2**25, "ping_interval": None}
+deflate = unisock.Deflate(server_max_window_bits=15, client_max_window_bits=15)
+unisock.mount(app, "/echo", echo, **options)
+unisock.mount(app, "/deflate", echo, name="deflate", compression=deflate, **options)
+WSGIServer(("127.0.0.1", int(os.environ["PORT"])), app, log=None).serve_forever()
+"""
+
+
+@pytest.fixture(scope="module", params=["in memory", "Flask"], autouse=True)
+def carried(
+    request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory
+) -> Iterator[None]:
+    """Where the cases of this file are run."""
+    if request.param == "in memory":
+        _Cases.carry = InMemory
+        yield
+        return
+    _Cases.carry = Served
+    with Server(tmp_path_factory.mktemp("autobahn"), SOURCE) as Served.server:
+        yield
+        log = Served.server.stop()
+    assert "Traceback" not in log, log
+
+
+class _Cases:
+    carry: Callable[..., Carried]
+
+
+def converse(pieces: list[bytes], expected: list[Frame], *, sees: int = 1006) -> None:
     """Send the pieces, and have exactly the expected frames come back.
 
     Where the last is a close frame the server must end the TCP connection as well.
     """
 
     async def main() -> None:
-        seen: list[int] = []
-
-        async def handler(ws: WebSocket) -> None:
-            try:
-                await echo(ws)
-            finally:
-                seen.append(ws.close_code or 0)
-
-        session = Session(handler, **options)
-        assert (await session.open()).startswith("HTTP/1.1 101 ")
-        await session.feed(*pieces)
-        await session.settle()
-        assert session.answers() == expected
-        if expected and expected[-1].opcode == CLOSE:
-            assert session.carrier.ended[0] in {"eof", "close"}
-        else:
-            assert session.carrier.ended == []
-        await session.end()
-        assert seen == [sees or 1006]
+        connection = _Cases.carry()
+        assert (await connection.open()).startswith("HTTP/1.1 101 ")
+        await connection.feed(*pieces)
+        assert await connection.answers_of(len(expected)) == expected
+        closed = bool(expected) and expected[-1].opcode == CLOSE
+        assert await connection.end(closed=closed) == ([], sees)
 
     asyncio.run(main())
 
@@ -81,15 +222,13 @@ def fails(pieces: list[bytes], code: int, *before: Frame) -> None:
     """Send the pieces; after the frames `before` comes a close frame with this code."""
 
     async def main() -> None:
-        session = Session(echo)
-        await session.open()
-        await session.feed(*pieces)
-        await session.settle()
-        answers = session.answers()
-        assert answers[:-1] == [*before]
-        assert answers[-1].code == code
-        assert session.carrier.ended[0] == "eof"
-        await session.end()
+        connection = _Cases.carry()
+        await connection.open()
+        await connection.feed(*pieces)
+        *answers, last = await connection.answers_of(len(before) + 1)
+        assert answers == [*before]
+        assert last.code == code
+        assert await connection.end(closed=True) == ([], code)
 
     asyncio.run(main())
 
@@ -468,12 +607,11 @@ OFFERS = [
 @pytest.mark.parametrize("size", [16, 64, 256, 1024, 4096, 8192, 16384, 32768, 65536, 131072])
 def test_12_and_13_compressed_messages(offer: str, answer: str, opcode: int, size: int) -> None:
     async def main() -> None:
-        session = Session(
-            echo,
+        connection = _Cases.carry(
             headers=[(EXTENSIONS, offer)],
-            compression=Deflate(server_max_window_bits=15, client_max_window_bits=15),
+            deflate=Deflate(server_max_window_bits=15, client_max_window_bits=15),
         )
-        head = await session.open()
+        head = await connection.open()
         assert f"{EXTENSIONS}: {answer}" in head.split("\r\n")
         client = Zip(receive_bits=9 if "bits=9" in offer else 15)
         for number in range(1000 if _WHOLE else 10):
@@ -487,9 +625,10 @@ def test_12_and_13_compressed_messages(offer: str, answer: str, opcode: int, siz
                     data += frame(PING) + frame(CONT, part, fin=n == len(parts))
             else:
                 data = frame(opcode, compressed, rsv=4)
-            await session.feed(*octets(data, 4096))
-            await session.settle()
-            answers = [a for a in session.answers() if a.opcode != PONG]
+            await connection.feed(*octets(data, 4096))
+            pings = data.count(frame(PING))
+            answers = await connection.answers_of(1 + pings)
+            answers = [a for a in answers if a.opcode != PONG]
             assert [(a.opcode, a.rsv) for a in answers] == [(opcode, 4)]
             if "server_no_context_takeover" in answer:
                 inflated = Zip(receive_bits=9 if "bits=9" in offer else 15)
@@ -500,6 +639,6 @@ def test_12_and_13_compressed_messages(offer: str, answer: str, opcode: int, siz
                 decompressor = client.decompressor
                 client.reset()
                 client.decompressor = decompressor
-        await session.end()
+        assert await connection.end() == ([], 1006)
 
     asyncio.run(main())

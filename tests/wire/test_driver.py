@@ -435,6 +435,7 @@ def test_a_send_that_waits_and_is_cancelled_sends_nothing() -> None:
                 async with asyncio.timeout(0.01):
                     await ws.send("cancelled")
             except TimeoutError:
+                assert not session.wire._write_waiters
                 await ws.send("after")
 
         session = Session(handler)

@@ -218,6 +218,39 @@ async def test_a_close_is_over_when_its_frame_is_written(server: Server) -> None
             assert (await raw.journal("closed"))["seconds"] < 30.0, query
 
 
+@mounted("/closing/unread/plain", close_timeout=1.5)
+def close_unread_plainly(ws: SyncWebSocket) -> None:
+    """The same in a plain function."""
+    ws.accept()
+    sent = 0
+
+    def send_all() -> None:
+        nonlocal sent
+        with contextlib.suppress(WebSocketDisconnect):
+            while True:
+                ws.send_bytes(b"x" * 65536)
+                sent += 1
+
+    ws.start_soon(send_all)
+    last = -1
+    while sent != last or not sent:
+        last = sent
+        pause(0.2)
+    start = time.monotonic()
+    ws.close(4012, "own")
+    journal(ws, "closed", seconds=time.monotonic() - start)
+
+
+@clause("7.1", "9.2")
+async def test_a_plain_close_waits_for_a_peer_that_does_not_read(server: Server) -> None:
+    """As long as the close timeout says, though a send is stuck as well."""
+    if server.row.without("send_waits"):
+        return
+    async with server.raw("/closing/unread/plain") as raw:
+        seconds = (await raw.journal("closed"))["seconds"]
+        assert 1.0 * (not server.row.without("close_waits")) < seconds < 10.0
+
+
 # 7.2 How a handler ends
 
 # What a handler of any form may raise.

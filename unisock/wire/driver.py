@@ -333,7 +333,12 @@ class Wire:
         if self._write_waiters is None:
             self._write_waiters = []
         self._write_waiters.append(waiter)
-        await waiter
+        try:
+            await waiter
+        finally:
+            # One that is given up would wait there as long as the peer does not read.
+            if self._write_waiters and waiter in self._write_waiters:
+                self._write_waiters.remove(waiter)
 
     def _wake_writers(self) -> None:
         waiters, self._write_waiters = self._write_waiters, None
