@@ -436,36 +436,6 @@ async def test_an_end_before_accept_is_noticed_behind_what_came_early(server: Se
     assert any(late) is server.row.without("early_end"), late
 
 
-@mounted("/ending/early/async")
-async def left_early(ws: WebSocket) -> None:
-    """Wait for the end before `accept`."""
-    journal(ws, "waiting")
-    journal(ws, "left", code=await ws.wait_closed())
-
-
-@mounted("/ending/early/sync")
-def left_early_sync(ws: SyncWebSocket) -> None:
-    """The same."""
-    journal(ws, "waiting")
-    journal(ws, "left", code=ws.wait_closed())
-
-
-@clause("6.3")
-async def test_a_peer_that_leaves_before_accept_is_noticed(server: Server) -> None:
-    """Also behind what it has sent too early."""
-    if server.row.without("deferred_upgrade"):
-        return
-    for form, size in itertools.product(("async", "sync"), (None, 1, 200_000)):
-        async with server.raw(f"/ending/early/{form}", expect=None) as raw:
-            await raw.journal("waiting")
-            if size is not None:
-                await raw.send_frame(2, bytes(size))
-            await raw.eof()
-            if server.row.without("early_end"):
-                continue
-            assert (await raw.journal("left"))["code"] == 1006, (form, size)
-
-
 @mounted("/ending/before-accept/plain")
 def wait_plainly_before_accept(ws: SyncWebSocket) -> None:
     """The same in a plain function."""
