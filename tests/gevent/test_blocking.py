@@ -338,7 +338,7 @@ for handler, options in (
     (impatient, {"max_queue": 2}),
     (lets_timeout_escape, {}),
     (waits, {"close_timeout": 0.3}),
-    (sleeps, {"ping_interval": 0.05, "ping_timeout": 0.2, "close_timeout": 0.3}),
+    (sleeps, {"ping_interval": 0.05, "ping_timeout": 1, "close_timeout": 0.3}),
     (sleeps_by_time, {}),
     (wait_closed, {}),
     (connecting, {}),
