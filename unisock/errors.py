@@ -19,14 +19,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from .printing import printable
+from .printing import escaped, printable
 
 HeadersInput: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 """Headers as a caller gives them: a mapping, or pairs of name and value."""
 
 
 class UnisockError(Exception):
-    """The base of every error that unisock defines."""
+    """The base of every error that unisock defines.
+
+    As text it is one line: what a peer has chosen can forge no line of a log.
+    """
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class InvalidState(UnisockError, RuntimeError):

@@ -22,6 +22,7 @@ import msgspec
 from .annotations import bare, fields_of, is_model, is_object, members, name_of
 from .codecs import JSONCodec
 from .errors import InvalidMessage
+from .printing import escaped
 from .reasons import reason_of
 from .tags import Tags, UnknownTag
 
@@ -59,7 +60,7 @@ def decode(message: str | bytes, type: Any, codec: JSONCodec | None) -> Any:
         decoder = _ANYTHING if type is Any else _decoder_of(type)
         return decoder.decode(message) if codec is None else decoder.convert(codec.loads(message))
     except _ERRORS as exc:
-        raise _error(exc, message) from exc
+        raise _error(exc, message) from None
 
 
 def check_type(type: Any) -> None:
@@ -80,7 +81,7 @@ def encode(obj: Any, codec: JSONCodec | None) -> str | bytes:
     try:
         return _encode(obj) if codec is None else _dump(obj, codec)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as exc:
-        raise TypeError(f"cannot be sent as JSON: {exc}") from exc
+        raise TypeError(f"cannot be sent as JSON: {escaped(str(exc))}") from exc
 
 
 class _Decoder(Protocol):
@@ -124,7 +125,7 @@ class TaggedUnion:
         except UnknownTag as unknown:
             return None, unknown.message
         except _ERRORS as exc:
-            raise _error(exc, message) from exc
+            raise _error(exc, message) from None
 
     def decode(self, message: str | bytes, /) -> Any:
         """From JSON."""

@@ -23,6 +23,7 @@ from .errors import (
 from .handshake import check_headers
 from .limits import LimitedInbox
 from .options import Options
+from .printing import printable
 from .runtime import Background, Waiter
 from .tasks import ConnectionTasks
 from .transport import ConnectionLost, Inbox, Transport
@@ -151,7 +152,7 @@ class WebSocket(Connection):
         if subprotocol is not None and not isinstance(subprotocol, str):
             raise TypeError(f"a subprotocol is a str, not {type(subprotocol).__name__}")
         if subprotocol is not None and subprotocol not in self.subprotocols:
-            offered = ", ".join(self.subprotocols) or "none"
+            offered = printable(", ".join(self.subprotocols)) or "none"
             raise ValueError(f"the client did not offer {subprotocol!r} (it offered {offered})")
         pairs = check_headers(headers)
         self._raise_if_ended()
@@ -171,7 +172,7 @@ class WebSocket(Connection):
         try:
             await self._transport.accept(subprotocol, pairs)
         except ConnectionLost as exc:
-            raise await self._lost() from exc
+            raise await self._lost(exc) from None
         finally:
             # Also if it was cancelled: then the answer may be on its way, and
             # what is left to do is to close.
@@ -326,7 +327,7 @@ class WebSocket(Connection):
         try:
             await self._transport.send(data)
         except ConnectionLost as exc:
-            raise await self._send_failed(exc) from exc
+            raise await self._lost(exc) from None
         self._sent_in_a_row += 1
         if self._sent_in_a_row == _MAX_IN_A_ROW:
             await self._let_others_run()
@@ -356,7 +357,7 @@ class WebSocket(Connection):
         try:
             await self._transport.send(data)
         except ConnectionLost as exc:
-            raise await self._send_failed(exc) from exc
+            raise await self._lost(exc) from None
         self._sent_in_a_row += 1
         if self._sent_in_a_row == _MAX_IN_A_ROW:
             await self._let_others_run()
@@ -365,10 +366,6 @@ class WebSocket(Connection):
         if self._phase is not _OPEN:
             return self._not_open("send")
         return self._inbox.disconnected()
-
-    async def _send_failed(self, exc: ConnectionLost) -> WebSocketDisconnect:
-        logger.debug("a send failed: the connection counts as lost", exc_info=exc)
-        return await self._lost()
 
     async def _let_others_run(self) -> None:
         self._sent_in_a_row = 0
@@ -539,12 +536,20 @@ class WebSocket(Connection):
         if self._inbox.ended is not None:
             raise self._inbox.disconnected()
 
-    async def _lost(self) -> WebSocketDisconnect:
+    async def _lost(self, error: ConnectionLost) -> WebSocketDisconnect:
         """What to raise when the transport says that the connection is gone.
 
         The server tells why in the stream of messages, which may stand still
-        behind a full inbox.
+        behind a full inbox.  It is raised without the server's error, whose text may
+        hold the peer's close reason as it came, and would be part of each traceback.
         """
+        if logger.isEnabledFor(logging.DEBUG):  # else the text need not be made
+            cause = error.__cause__ or error
+            logger.debug(
+                "%s: the connection counts as lost: %s",
+                self._transport._describe(),
+                printable(f"{type(cause).__name__}: {cause}"),
+            )
         self._inbox.unbound()
         try:
             async with self._runtime.timeout(_REASON_TIMEOUT):

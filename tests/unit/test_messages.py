@@ -13,6 +13,7 @@ import re
 import subprocess
 import sys
 import threading
+import traceback
 import types
 import typing
 import uuid
@@ -166,8 +167,27 @@ def reason(message: str | bytes, type_: Any, codec: Any = None) -> str:
     exc = caught.value
     assert (exc.code, exc.message) == (1007, message)
     assert str(exc) == exc.reason
-    assert exc.__cause__ is not None
+    # The decoder's error is there for a debugger.  A traceback leaves it out: its text may
+    # hold parts of the message as they came.
+    assert exc.__context__ is not None
+    assert exc.__suppress_context__
     return exc.reason
+
+
+def test_a_message_forges_no_line_of_a_traceback() -> None:
+    """Neither by a name nor by a value: pydantic and msgspec put both into their texts."""
+    forged = "a\n2026 CRITICAL \x1b[31m"
+    for message, type_ in (
+        ({forged: 1}, Closed),
+        ({forged: "x"}, RootModel[dict[str, int]]),
+        ({"type": forged}, RootModel[Annotated[DataJoin | DataSay, Field(discriminator="type")]]),
+        (forged, int),
+    ):
+        with pytest.raises(InvalidMessage) as caught:
+            decode(json.dumps(message), type_, None)
+        printed = "".join(traceback.format_exception(caught.value))
+        assert "\x1b" not in printed, printed
+        assert not any(line.startswith("2026") for line in printed.splitlines()), printed
 
 
 # What is wrong, by msgspec
