@@ -127,8 +127,9 @@ def test_the_command_is_installed() -> None:
 
 
 PUBLIC = {
-    "Address", "Capabilities", "Deflate", "Handler", "HandshakeRejected", "InvalidMessage", "InvalidState",
-    "JSONCodec", "Options", "SocketView", "State", "SyncWebSocket", "URL", "UnisockError",
+    "Address", "Capabilities", "Deflate", "Handler", "HandshakeRejected", "InvalidMessage",
+    "InvalidState", "JSONCodec", "Options", "SocketView", "State", "SyncWebSocket", "URL",
+    "UnisockError",
     "WebSocket", "WebSocketDisconnect", "WebSocketEndpoint", "WebSocketException", "mount",
     "on_message",
 }  # fmt: skip

@@ -179,32 +179,6 @@ def test_importing_unisock_imports_no_framework_and_no_server() -> None:
     assert "unisock.adapters" not in imported
 
 
-def test_every_public_name_is_there() -> None:
-    assert {*unisock.__all__} == {
-        "URL",
-        "Address",
-        "Capabilities",
-        "Handler",
-        "HandshakeRejected",
-        "InvalidMessage",
-        "InvalidState",
-        "JSONCodec",
-        "Options",
-        "SocketView",
-        "State",
-        "SyncWebSocket",
-        "UnisockError",
-        "WebSocket",
-        "WebSocketDisconnect",
-        "WebSocketEndpoint",
-        "WebSocketException",
-        "mount",
-        "on_message",
-    }
-    for name in unisock.__all__:
-        assert hasattr(unisock, name)
-
-
 def test_without_an_asyncio_loop_the_error_is_clear() -> None:
     """As under trio, whose loop asyncio does not see either."""
     from unisock.adapters.asgi import ASGIApp
