@@ -53,7 +53,8 @@ class InvalidMessage(UnisockError, ValueError):
 
     Attributes:
         code: 1003 for a message of the other kind, 1007 for text that is not
-            JSON or does not fit the type (RFC 6455, section 7.4.1).
+            JSON or does not fit the type, 1009 for JSON that is larger than the
+            option ``max_json_size`` allows (RFC 6455, section 7.4.1).
         reason: what is wrong, fit to be sent to the peer.
         message: the payload as it came.
     """

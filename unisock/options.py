@@ -13,6 +13,8 @@ from .errors import check_close_code
 
 _MESSAGE_LIMITS = ("max_messages_per_second", "first_message_timeout", "idle_timeout")
 _LIMITS = (*_MESSAGE_LIMITS, "handler_timeout")
+_SIZES = ("max_message_size", "max_json_size", "max_queue", "max_queue_size", "max_threads")
+_MAX_JSON_SIZE = 1024 * 1024
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
 
@@ -22,6 +24,7 @@ class OptionsDict(TypedDict, total=False):
     origins: Iterable[str] | Literal["*"] | None
     json: JSONCodec | None
     max_message_size: int
+    max_json_size: int
     max_queue: int
     max_queue_size: int
     close_timeout: float
@@ -45,6 +48,8 @@ class Options:
             no check.
         json: a codec with ``dumps`` and ``loads`` in place of msgspec.
         max_message_size: bytes; a larger message closes with 1009.
+        max_json_size: bytes of a message that is received as JSON, and no more than
+            `max_message_size`; a larger one is an `InvalidMessage` of code 1009.
         max_queue: how many messages wait unread before reading pauses.
         max_queue_size: how many bytes do.
         close_timeout: seconds that `WebSocket.close`, `WebSocket.reject` and the
@@ -72,6 +77,7 @@ class Options:
     origins: Iterable[str] | Literal["*"] | None = None
     json: JSONCodec | None = None
     max_message_size: int = 16 * 1024 * 1024
+    max_json_size: int = _MAX_JSON_SIZE
     max_queue: int = 1024
     max_queue_size: int = 1024 * 1024
     close_timeout: float = 10.0
@@ -86,8 +92,10 @@ class Options:
 
     allowed_origins: frozenset[str] | None = field(init=False, default=frozenset())
     """The origins, normalised; `None` where all are allowed."""
+    json_limit: int = field(init=False, default=_MAX_JSON_SIZE)
+    """How many bytes a message may have that is received as JSON."""
     # Those of `unisock.messages`.
-    _decode: Callable[[str | bytes, Any, JSONCodec | None], Any] = field(
+    _decode: Callable[[str | bytes, Any, JSONCodec | None, int], Any] = field(
         init=False, repr=False, compare=False
     )
     _encode: Callable[[Any, JSONCodec | None], str | bytes] = field(
@@ -95,8 +103,11 @@ class Options:
     )
 
     def __post_init__(self) -> None:
-        for name in ("max_message_size", "max_queue", "max_queue_size", "max_threads"):
+        for name in _SIZES:
             _check_positive(name, getattr(self, name), int)
+        object.__setattr__(
+            self, "json_limit", _json_limit(self.max_json_size, self.max_message_size)
+        )
         for name in ("max_connections", "message_burst"):
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name), int)
@@ -216,6 +227,15 @@ def _normalise_origins(origins: object) -> frozenset[str] | None:
         if origin == "*":
             raise ValueError("to allow every origin write origins='*', not a list")
     return frozenset(normalise_origin(origin) for origin in listed)
+
+
+def _json_limit(max_json_size: int, max_message_size: int) -> int:
+    if _MAX_JSON_SIZE != max_json_size > max_message_size:
+        raise ValueError(
+            f"max_json_size={max_json_size} says nothing: a message has no more than "
+            f"max_message_size={max_message_size} bytes; raise that too"
+        )
+    return min(max_json_size, max_message_size)
 
 
 def _check_positive(name: str, value: object, kind: type | tuple[type, ...]) -> None:

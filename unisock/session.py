@@ -7,7 +7,7 @@ the handler                       before ``accept``     connection open
 ================================  ====================  ==========================
 returns                           403, one warning      close 1000
 raises `WebSocketException`       403                   close with its code
-lets `InvalidMessage` escape      --                    close 1003 or 1007, a warning
+lets `InvalidMessage` escape      --                    close with its code, a warning
 lets `WebSocketDisconnect` escape  nothing              nothing
 raises `HandshakeRejected`        that response         close 4000 + status
 raises the framework's HTTPError  the framework's       close 4000 + status

@@ -159,8 +159,9 @@ class SyncWebSocket(Connection):
 
         Raises:
             TimeoutError: nothing came in time; nothing is lost.
-            InvalidMessage: it is not JSON or does not fit `type` (code 1007);
-                it is consumed, and `InvalidMessage.reason` says what is wrong.
+            InvalidMessage: it is not JSON or does not fit `type` (code 1007), or is
+                larger than the option ``max_json_size`` allows (code 1009); it is
+                consumed, and `InvalidMessage.reason` says what is wrong.
             InvalidState, WebSocketDisconnect: as `receive`.
         """
         return self._call(self._ws.receive_json, type, timeout=timeout)

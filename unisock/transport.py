@@ -34,8 +34,8 @@ logger = logging.getLogger("unisock")
 
 # How long a connection that fails waits for its close frame to be written.
 _FAIL_TIMEOUT = 1.0
-# A code point is at most so many bytes of UTF-8: most texts need no encoding.
-_MAX_UTF8 = 4
+MAX_UTF8 = 4
+"""How many bytes of UTF-8 a code point is at most: most texts need no encoding."""
 
 
 class ConnectionLost(Exception):
@@ -493,7 +493,7 @@ class PullTransport(Transport):
             await asyncio.wait([reader])
 
     async def _read(self, inbox: Inbox) -> None:
-        certain = inbox.max_message_size // _MAX_UTF8
+        certain = inbox.max_message_size // MAX_UTF8
         receive, message_of = self.receive, self.message_of
         try:
             while True:
@@ -502,7 +502,7 @@ class PullTransport(Transport):
                     inbox.disconnect(message.code, message.reason)
                     return
                 # Most are so small that nobody need look at how large they are.
-                if len(message) > certain and _exceeds(message, inbox.max_message_size):
+                if len(message) > certain and exceeds(message, inbox.max_message_size):
                     await self._fail(inbox, 1009, f"over {inbox.max_message_size} bytes")
                 elif not inbox.put(message):
                     await self._room(inbox)
@@ -531,8 +531,9 @@ class PullTransport(Transport):
         await room.wait()
 
 
-def _exceeds(message: str | bytes, limit: int) -> bool:
+def exceeds(message: str | bytes, limit: int) -> bool:
+    """Whether a message has more than `limit` bytes; a text is of UTF-8."""
     size = len(message)
     if isinstance(message, bytes) or size > limit:
         return size > limit
-    return size * _MAX_UTF8 > limit and not message.isascii() and len(message.encode()) > limit
+    return size * MAX_UTF8 > limit and not message.isascii() and len(message.encode()) > limit

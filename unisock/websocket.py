@@ -263,14 +263,16 @@ class WebSocket(Connection):
                 pydantic model.
 
         Raises:
-            InvalidMessage: it is not JSON or does not fit `type` (code 1007);
-                it is consumed, and `InvalidMessage.reason` says what is wrong.
+            InvalidMessage: it is not JSON or does not fit `type` (code 1007), or is
+                larger than the option ``max_json_size`` allows (code 1009); it is
+                consumed, and `InvalidMessage.reason` says what is wrong.
             InvalidState, WebSocketDisconnect: as `receive`.
         """
         if self._phase is not _OPEN:
             raise self._not_open("receive_json")
         options = self._options
-        return options._decode(await self._inbox.get(), type, options.json)
+        message = await self._inbox.get()
+        return options._decode(message, type, options.json, options.json_limit)
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
         """Each message as it comes, until the connection ends."""
@@ -293,7 +295,9 @@ class WebSocket(Connection):
     def iter_json(self, type: Any = Any) -> AsyncIterator[Any]:
         """`receive_json` until the connection ends."""
         options = self._options
-        return self._iterate(lambda message: options._decode(message, type, options.json))
+        return self._iterate(
+            lambda message: options._decode(message, type, options.json, options.json_limit)
+        )
 
     def _iterate(self, convert: Callable[[str | bytes], Any] | None) -> _UntilDisconnect:
         return _UntilDisconnect(self, convert)

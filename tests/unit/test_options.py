@@ -41,6 +41,13 @@ class TestOptions:
             parse({"xyz": 1})
         assert "did you mean" not in str(caught.value)
 
+    def test_the_limit_of_json_is_no_more_than_that_of_a_message(self) -> None:
+        assert parse({}).json_limit == 1024 * 1024
+        assert parse({"max_message_size": 5000}).json_limit == 5000
+        assert parse({"max_json_size": 4000, "max_message_size": 5000}).json_limit == 4000
+        with pytest.raises(ValueError, match=r"max_json_size=5001 says nothing.*raise that too"):
+            parse({"max_json_size": 5001, "max_message_size": 5000})
+
     def test_what_is_computed_is_no_option(self) -> None:
         with pytest.raises(TypeError, match="unknown option"):
             parse({"allowed_origins": frozenset()})
@@ -79,14 +86,17 @@ class TestOptions:
         with pytest.raises(ValueError, match="1005"):
             parse({"idle_close_code": 1005})
 
-    @pytest.mark.parametrize("name", ["max_message_size", "max_queue", "max_queue_size"])
+    @pytest.mark.parametrize(
+        "name", ["max_message_size", "max_json_size", "max_queue", "max_queue_size"]
+    )
     @pytest.mark.parametrize("value", [True, 1.5, "1", None])
     def test_sizes_are_ints(self, name: str, value: object) -> None:
         with pytest.raises(TypeError, match=name):
             parse({name: value})
 
     @pytest.mark.parametrize(
-        "name", ["max_message_size", "max_queue", "max_queue_size", "close_timeout"]
+        "name",
+        ["max_message_size", "max_json_size", "max_queue", "max_queue_size", "close_timeout"],
     )
     @pytest.mark.parametrize("value", [0, -1])
     def test_sizes_are_positive(self, name: str, value: object) -> None:
