@@ -12,7 +12,7 @@ from .codecs import JSONCodec
 from .errors import check_close_code
 
 _MESSAGE_LIMITS = ("max_messages_per_second", "first_message_timeout", "idle_timeout")
-_LIMITS = (*_MESSAGE_LIMITS, "handler_timeout")
+_LIMITS = (*_MESSAGE_LIMITS, "handler_timeout", "send_timeout")
 _SIZES = ("max_message_size", "max_json_size", "max_queue", "max_queue_size", "max_threads")
 _MAX_JSON_SIZE = 1024 * 1024
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
@@ -28,6 +28,7 @@ class OptionsDict(TypedDict, total=False):
     max_queue: int
     max_queue_size: int
     close_timeout: float
+    send_timeout: float | None
     max_connections: int | None
     max_threads: int
     max_messages_per_second: float | None
@@ -55,6 +56,9 @@ class Options:
         close_timeout: seconds that `WebSocket.close`, `WebSocket.reject` and the
             end of a handler wait for a peer that does not read, and the end of a
             plain function for what it has started.
+        send_timeout: seconds that a send may wait while the peer takes nothing; then
+            the connection counts as broken, and is cut where there is a socket to cut.
+            `None`: for ever.
         max_connections: how many connections of the mounted handler there may be
             at once in one process; others are rejected with 503.  `None`: any.
         max_threads: how many connections of a plain function (``def``) there may
@@ -81,6 +85,7 @@ class Options:
     max_queue: int = 1024
     max_queue_size: int = 1024 * 1024
     close_timeout: float = 10.0
+    send_timeout: float | None = 30.0
     max_connections: int | None = None
     max_threads: int = 1000
     max_messages_per_second: float | None = None
@@ -116,7 +121,7 @@ class Options:
             if getattr(self, name) is not None:
                 _check_positive(name, getattr(self, name), (int, float))
                 if math.isinf(getattr(self, name)):
-                    raise ValueError(f"{name}= must be finite; for no limit leave it out")
+                    raise ValueError(f"{name}= must be finite; for no limit write None")
         if self.message_burst is not None and self.max_messages_per_second is None:
             raise ValueError("message_burst= says nothing without max_messages_per_second=")
         check_close_code(self.idle_close_code)

@@ -193,7 +193,8 @@ class SyncWebSocket(Connection):
     def send(self, data: str | bytes | bytearray | memoryview) -> None:
         """Send a message: `str` as text, bytes-like as binary.
 
-        Waits while the peer does not read.
+        Waits while the peer does not read.  One that takes nothing for as long as the
+        option ``send_timeout`` says counts as gone.
 
         Raises:
             TypeError: another type; nothing was sent.

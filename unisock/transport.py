@@ -124,6 +124,8 @@ class Inbox:
         "ended",
         "handshake",
         "max_message_size",
+        "send_timeout",
+        "times_sends",
     )
 
     def __init__(
@@ -132,6 +134,7 @@ class Inbox:
         max_messages: int,
         max_size: int,
         max_message_size: int,
+        send_timeout: float | None = None,
         runtime: Runtime = ASYNCIO,
     ) -> None:
         self._create_waiter = runtime.waiter_factory()
@@ -146,6 +149,10 @@ class Inbox:
         self._end_callbacks: list[Callable[[], None]] | None = None
         self.max_message_size = max_message_size
         """The largest message, in bytes, that the connection may carry."""
+        self.send_timeout = send_timeout
+        """Seconds that a send may wait while the peer takes nothing, if there is a limit."""
+        self.times_sends = False
+        """Whether the transport minds that itself, by the bytes that the peer takes."""
         self.closed_by: object = None
         """The task that ended the connection from this side."""
         self.ended: Disconnect | None = None
@@ -404,7 +411,7 @@ class Transport(ABC):
 
     @abstractmethod
     def send(self, data: str | bytes) -> Awaitable[None]:
-        """Send one message whole; wait while the peer does not read.
+        """Send one message whole; wait while the peer does not read, and not beyond its end.
 
         Calls from several tasks must not interleave.
         """

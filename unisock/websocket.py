@@ -25,6 +25,7 @@ from .limits import LimitedInbox
 from .options import Options
 from .printing import printable
 from .runtime import Background, Waiter
+from .sends import SendClock
 from .tasks import ConnectionTasks
 from .transport import ConnectionLost, Inbox, Transport
 
@@ -79,6 +80,7 @@ class WebSocket(Connection):
     """
 
     __slots__ = (
+        "_clock",
         "_finished",
         "_finishing",
         "_handler_task",
@@ -86,6 +88,8 @@ class WebSocket(Connection):
         "_phase",
         "_place",
         "_runtime",
+        "_sending",
+        "_sent",
         "_sent_in_a_row",
         "_subprotocol",
         "_tasks",
@@ -103,6 +107,11 @@ class WebSocket(Connection):
         self._phase = _Phase.CONNECTING
         self._subprotocol: str | None = None
         self._sent_in_a_row = 0
+        # Set where the core minds how long sends wait: how many are under way, and whether
+        # one was done since the clock looked last.
+        self._clock: SendClock | None = None
+        self._sending = 0
+        self._sent = False
         # How many tasks are in a last step, and what is set when one has left it.
         self._finishing = 0
         self._finished: Waiter[None] | None = None
@@ -122,6 +131,7 @@ class WebSocket(Connection):
             max_messages=options.max_queue,
             max_size=options.max_queue_size,
             max_message_size=options.max_message_size,
+            send_timeout=options.send_timeout,
             runtime=runtime,
         )
 
@@ -178,7 +188,20 @@ class WebSocket(Connection):
             # what is left to do is to close.
             self._phase = _Phase.OPEN
             self._inbox.opened()
+            self._time_sends()
         self._subprotocol = subprotocol
+
+    def _time_sends(self) -> None:
+        seconds = self._inbox.send_timeout
+        if seconds is not None and not self._inbox.times_sends:
+            call_later = self._runtime.background().call_later
+            end = partial(self._inbox.disconnect, 1006)
+            self._clock = SendClock(seconds, call_later, self._was_sent, end)
+            self._inbox.call_on_end(self._clock.stop)
+
+    def _was_sent(self) -> bool | None:
+        was_sent, self._sent = self._sent, False
+        return was_sent if self._sending else None
 
     async def reject(
         self,
@@ -307,7 +330,8 @@ class WebSocket(Connection):
     async def send(self, data: str | bytes | bytearray | memoryview) -> None:
         """Send a message: `str` as text, bytes-like as binary.
 
-        Waits while the peer does not read.
+        Waits while the peer does not read.  One that takes nothing for as long as the
+        option ``send_timeout`` says counts as gone.
 
         Raises:
             TypeError: another type; nothing was sent.
@@ -328,10 +352,19 @@ class WebSocket(Connection):
             raise self._cannot_send()
         if self._where is not None and self._where() != self._place:
             raise self._stray("send")
+        clock = self._clock
+        if clock is not None:
+            self._sending += 1
+            if not clock.is_running:
+                clock.start()
         try:
             await self._transport.send(data)
         except ConnectionLost as exc:
             raise await self._lost(exc) from None
+        finally:
+            if clock is not None:
+                self._sending -= 1
+                self._sent = True
         self._sent_in_a_row += 1
         if self._sent_in_a_row == _MAX_IN_A_ROW:
             await self._let_others_run()
@@ -358,10 +391,19 @@ class WebSocket(Connection):
             raise self._cannot_send()
         if self._where is not None and self._where() != self._place:
             raise self._stray("send")
+        clock = self._clock
+        if clock is not None:
+            self._sending += 1
+            if not clock.is_running:
+                clock.start()
         try:
             await self._transport.send(data)
         except ConnectionLost as exc:
             raise await self._lost(exc) from None
+        finally:
+            if clock is not None:
+                self._sending -= 1
+                self._sent = True
         self._sent_in_a_row += 1
         if self._sent_in_a_row == _MAX_IN_A_ROW:
             await self._let_others_run()
