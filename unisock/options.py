@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+import re
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass, field, fields
 from typing import Any, Literal, TypedDict
@@ -14,6 +15,7 @@ from .errors import check_close_code
 _MESSAGE_LIMITS = ("max_messages_per_second", "first_message_timeout", "idle_timeout")
 _LIMITS = (*_MESSAGE_LIMITS, "handler_timeout", "send_timeout")
 _SIZES = ("max_message_size", "max_json_size", "max_queue", "max_queue_size", "max_threads")
+_HOST = re.compile(r"[\w-]+(\.[\w-]+)*\.?|\[[\da-f:.]+\]", re.IGNORECASE)
 _MAX_JSON_SIZE = 1024 * 1024
 _DEFAULT_PORTS = {"http": 80, "https": 443, "ws": 80, "wss": 443}
 
@@ -22,6 +24,7 @@ class OptionsDict(TypedDict, total=False):
     """The options as keyword arguments, for type checkers."""
 
     origins: Iterable[str] | Literal["*"] | None
+    allowed_hosts: Iterable[str] | None
     json: JSONCodec | None
     max_message_size: int
     max_json_size: int
@@ -47,6 +50,8 @@ class Options:
         origins: origins allowed beside the own host, as
             ``["https://app.example"]`` (``"null"`` may be one), or ``"*"`` for
             no check.
+        allowed_hosts: hosts that a handshake may name, as ``["app.example",
+            "*.app.example"]``; another one is rejected with 400.  `None`: any.
         json: a codec with ``dumps`` and ``loads`` in place of msgspec.
         max_message_size: bytes; a larger message closes with 1009.
         max_json_size: bytes of a message that is received as JSON, and no more than
@@ -79,6 +84,7 @@ class Options:
     """
 
     origins: Iterable[str] | Literal["*"] | None = None
+    allowed_hosts: Iterable[str] | None = None
     json: JSONCodec | None = None
     max_message_size: int = 16 * 1024 * 1024
     max_json_size: int = _MAX_JSON_SIZE
@@ -97,6 +103,8 @@ class Options:
 
     allowed_origins: frozenset[str] | None = field(init=False, default=frozenset())
     """The origins, normalised; `None` where all are allowed."""
+    host_patterns: frozenset[str] | None = field(init=False, default=None)
+    """The hosts, normalised; `None` where all are allowed."""
     json_limit: int = field(init=False, default=_MAX_JSON_SIZE)
     """How many bytes a message may have that is received as JSON."""
     # Those of `unisock.messages`.
@@ -129,6 +137,7 @@ class Options:
             if self.json is not None and not callable(getattr(self.json, method, None)):
                 raise TypeError(f"json= takes an object with dumps and loads: {self.json!r}")
         object.__setattr__(self, "allowed_origins", _normalise_origins(self.origins))
+        object.__setattr__(self, "host_patterns", _normalise_hosts(self.allowed_hosts))
         # Here, for with msgspec it would be half of the time of `import unisock`; and not
         # later, for a first message should not wait for it.
         from .messages import decode, encode  # noqa: PLC0415  # as just said
@@ -164,12 +173,26 @@ class Options:
                 raise TypeError(f"unknown option {name!r}{hint} (known here: {', '.join(known)})")
         return cls(**options)
 
-    def allows_origin(self, origin: str, host: str) -> bool:
+    def allows_host(self, host: str | None) -> bool:
+        """Whether a handshake to this host, without its port, may go on."""
+        patterns = self.host_patterns
+        if patterns is None or "*" in patterns:
+            return True
+        if not host:
+            return False
+        host = host.lower().removesuffix(".")
+        parents = host.split(".")[1:]
+        wild = ("*." + ".".join(parents[start:]) for start in range(len(parents)))
+        return host in patterns or any(map(patterns.__contains__, wild))
+
+    def allows_origin(self, origin: str, host: str, *, is_secure: bool = False) -> bool:
         """Whether a handshake with these Origin and Host headers may go on.
 
         The own host is allowed whatever the scheme, for a server behind a
         proxy that ends TLS cannot know it; a port left out is the default
-        one of the origin's scheme (RFC 6454, section 4).
+        one of the origin's scheme (RFC 6454, section 4).  Where the connection is
+        known to have TLS, a page of the own host without it is another origin:
+        whoever is between could have written it.
         """
         allowed = self.allowed_origins
         if allowed is None:
@@ -178,7 +201,10 @@ class Options:
             normal = normalise_origin(origin)
         except ValueError:
             return False
-        return normal in allowed or (normal != "null" and _is_own_host(normal, host))
+        if normal in allowed:
+            return True
+        is_insecure = is_secure and normal.startswith("http:")
+        return normal != "null" and not is_insecure and _is_own_host(normal, host)
 
 
 def normalise_origin(origin: str) -> str:
@@ -232,6 +258,23 @@ def _normalise_origins(origins: object) -> frozenset[str] | None:
         if origin == "*":
             raise ValueError("to allow every origin write origins='*', not a list")
     return frozenset(normalise_origin(origin) for origin in listed)
+
+
+def _normalise_hosts(hosts: object) -> frozenset[str] | None:
+    if hosts is None:
+        return None
+    if isinstance(hosts, (str, bytes)) or not isinstance(hosts, Iterable):
+        raise TypeError(f"allowed_hosts= takes a list of hosts, not {hosts!r}")
+    listed = list(hosts)
+    for host in listed:
+        if not isinstance(host, str):
+            raise TypeError(f"a host is a str: {host!r}")
+        if host != "*" and not _HOST.fullmatch(host.removeprefix("*.")):
+            raise ValueError(
+                f"{host!r} is not a host: write it as 'app.example' or '[::1]', without a port, "
+                "or '*.app.example' for all below it"
+            )
+    return frozenset(host.lower().strip("[]").removesuffix(".") for host in listed)
 
 
 def _json_limit(max_json_size: int, max_message_size: int) -> int:

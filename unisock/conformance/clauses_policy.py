@@ -7,7 +7,7 @@ import itertools
 from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from unisock import SyncWebSocket, WebSocket, WebSocketDisconnect, WebSocketEndpoint
+from unisock import Handler, SyncWebSocket, WebSocket, WebSocketDisconnect, WebSocketEndpoint
 
 from .clauses_limits import until_accepted
 from .harness import PATIENCE, RawClient, Server, clause, frame, journal, mounted, pause
@@ -301,7 +301,7 @@ def _fill_sync(ws: SyncWebSocket) -> None:
     journal(ws, "filled", ends=ends)
 
 
-_FILLING = {"async": _fill, "class": FillEndpoint, "sync": _fill_sync}
+_FILLING: dict[str, Handler] = {"async": _fill, "class": FillEndpoint, "sync": _fill_sync}
 for _form, _filling in _FILLING.items():
     mounted(f"/policy/fill/{_form}", send_timeout=_SEND_TIMEOUT, max_connections=1)(_filling)
 
