@@ -34,7 +34,10 @@ def installed(name: str, extras: frozenset[str], seen: set[tuple[str, str]]) -> 
             continue
         seen |= new
         if wanted != "unisock":
-            yield f"{wanted}=={distribution(wanted).version}"
+            # What our own extra does not ask for everywhere is not pinned everywhere.
+            where = re.sub(r'( and )?extra == "\w+"$', "", str(marker or "")) * (name == "unisock")
+            pin = f"{wanted}=={distribution(wanted).version}; {where}".removesuffix("; ")
+            yield pin.replace('"', "'")
         yield from installed(wanted, frozenset(requirement.extras), seen)
 
 

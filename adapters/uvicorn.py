@@ -30,6 +30,7 @@ from uvicorn.protocols.utils import (
 )
 
 from unisock.asyncio_carrier import AsyncioCarrier
+from unisock.errors import check_close_code
 from unisock.handshake import split_target
 from unisock.printing import escaped
 from unisock.transport import ConnectionLost, Inbox
@@ -286,6 +287,7 @@ class ASGIConnection(DirectServer):
         Raises:
             ClientDisconnected: the client has gone.
             RuntimeError: the event is none that may come now.
+            ValueError: it closes with a code that may not be sent.
         """
         kind = event["type"]
         try:
@@ -320,6 +322,7 @@ class ASGIConnection(DirectServer):
 
     async def _close(self, event: Any) -> None:
         code, reason = event.get("code", 1000), event.get("reason") or ""
+        check_close_code(code)
         self._closed_by_app = True
         self._inbox.close(code, reason)
         await self._wire.close(code, reason)

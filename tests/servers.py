@@ -115,6 +115,7 @@ class Server:
 
 def uvicorn(folder: Path, source: str, **options: Any) -> Server:
     """A server on uvicorn; `options` are those of ``uvicorn.run``."""
+    options = {"loop": "asyncio", **options}  # wherever uvloop is installed
     return Server(folder, f"{textwrap.dedent(source)}\nUVICORN = {options!r}\n{UVICORN}")
 
 

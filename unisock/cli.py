@@ -31,9 +31,9 @@ from .serving import FRAMEWORKS, STOP_SIGNALS, ServeError, Service, bind, prepar
 from .workers import reporting, serve_all
 
 _DESCRIPTION = """\
-Run a WebSocket handler on a framework, with the server that its users run:
-uvicorn, gevent's WSGIServer for flask, aiohttp's own for aiohttp.  The current
-directory is searched for MODULE first.  Ctrl-C or SIGTERM stops it.
+Run a WebSocket handler on a framework.  The server is uvicorn with unisock's
+WebSocket class, gevent's WSGIServer for flask, and aiohttp's own for aiohttp.
+The current directory is searched for MODULE first.  Ctrl-C or SIGTERM stops it.
 """
 _ALL = "all"
 _EPILOG = f"""\

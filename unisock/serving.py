@@ -179,8 +179,11 @@ class _Uvicorn(AppServer):
         super().__init__(app, grace, lifespan)
         import uvicorn
 
+        from .adapters.uvicorn import WebSocketProtocol
+
         config = uvicorn.Config(
             self._stoppable,
+            ws=WebSocketProtocol,
             lifespan="auto" if lifespan else "off",
             interface="asgi3",  # it does not see that of a method
             log_config=None,
@@ -189,9 +192,6 @@ class _Uvicorn(AppServer):
             # uvicorn counts whole seconds
             timeout_graceful_shutdown=math.ceil(grace),
         )
-        config.load()
-        if config.ws_protocol_class is None:
-            raise ModuleNotFoundError(name="websockets")
         self._server = uvicorn.Server(config)
 
     def run(self, listener: socket.socket, on_started: Callable[[], None]) -> None:
@@ -306,30 +306,26 @@ class Framework:
         app: makes the application.
         server: makes its server, as `AppServer`.
         packages: what both import.
-        one_of: what one is enough of.
     """
 
     app: Callable[[Service], Any]
     server: Callable[[Any, float, bool], AppServer]
     packages: tuple[str, ...]
-    one_of: tuple[str, ...] = ()
 
     def is_installed(self) -> bool:
         """Whether all of it can be imported."""
-        return all(map(find_spec, self.packages)) and (
-            not self.one_of or any(map(find_spec, self.one_of))
-        )
+        return all(map(find_spec, self.packages))
 
 
-_PROTOCOLS = ("websockets", "wsproto")  # uvicorn's own is one of HTTP alone
+_UVICORN = ("uvicorn", "websockets")  # our class for it needs both
 
 
 FRAMEWORKS: Mapping[str, Framework] = MappingProxyType(
     {
-        "asgi": Framework(_asgi, _Uvicorn, ("uvicorn",), _PROTOCOLS),
-        "starlette": Framework(_starlette, _Uvicorn, ("starlette", "uvicorn"), _PROTOCOLS),
-        "fastapi": Framework(_fastapi, _Uvicorn, ("fastapi", "uvicorn"), _PROTOCOLS),
-        "falcon": Framework(_falcon, _Uvicorn, ("falcon", "uvicorn"), _PROTOCOLS),
+        "asgi": Framework(_asgi, _Uvicorn, _UVICORN),
+        "starlette": Framework(_starlette, _Uvicorn, ("starlette", *_UVICORN)),
+        "fastapi": Framework(_fastapi, _Uvicorn, ("fastapi", *_UVICORN)),
+        "falcon": Framework(_falcon, _Uvicorn, ("falcon", *_UVICORN)),
         "flask": Framework(_flask, _Gevent, ("flask", "gevent", "geventwebsocket", "websockets")),
         "aiohttp": Framework(_aiohttp, _Aiohttp, ("aiohttp",)),
     }

@@ -15,7 +15,7 @@ from collections.abc import Callable, Generator
 from contextlib import closing as closed_after
 from contextlib import contextmanager, suppress
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 
 import pytest
 import uvicorn
@@ -130,6 +130,79 @@ async def send_after_close(scope, receive, send):
 async def send_after_reject(scope, receive, send):
     await send({"type": "websocket.close"})
     await send({"type": "websocket.send", "text": "late"})
+
+async def accept_after_reject(scope, receive, send):
+    await send({"type": "websocket.close"})
+    await send({"type": "websocket.accept"})
+
+async def accept_after_close(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": 4000, "reason": "bye"})
+    await send({"type": "websocket.accept"})
+
+async def close_twice(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": 4000, "reason": "bye"})
+    await send({"type": "websocket.close", "code": 4001, "reason": "again"})
+
+async def unknown_after_close(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": 4000, "reason": "bye"})
+    await send({"type": "websocket.unknown"})
+
+async def reject_after_accept(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+
+async def body_first(scope, receive, send):
+    await send({"type": "websocket.http.response.body", "body": b"early"})
+
+async def reject_twice(scope, receive, send):
+    await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+    await send({"type": "websocket.http.response.start", "status": 419, "headers": []})
+
+async def close_amid_rejection(scope, receive, send):
+    await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+    await send({"type": "websocket.close"})
+
+async def send_amid_rejection(scope, receive, send):
+    await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+    await send({"type": "websocket.send", "text": "early"})
+
+async def body_after_the_last(scope, receive, send):
+    await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+    await send({"type": "websocket.http.response.body", "body": b"all"})
+    await send({"type": "websocket.http.response.body", "body": b"more"})
+
+async def accept_after_a_rejection(scope, receive, send):
+    await send({"type": "websocket.http.response.start", "status": 418, "headers": []})
+    await send({"type": "websocket.http.response.body", "body": b"all"})
+    await send({"type": "websocket.accept"})
+
+async def no_type(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"text": "of no type"})
+
+async def no_type_first(scope, receive, send):
+    await send({"text": "of no type"})
+
+async def send_what_is_no_text(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "text": 3})
+
+async def send_bytes_like(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.send", "bytes": bytearray(b"\\x01")})
+    await send({"type": "websocket.send", "bytes": memoryview(b"\\x02")})
+    await send({"type": "websocket.close", "code": 4000, "reason": ""})
+
+async def close_with_no_code_that_may_be_sent(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": 1005})
+
+async def close_with_a_long_reason(scope, receive, send):
+    await send({"type": "websocket.accept"})
+    await send({"type": "websocket.close", "code": 4000, "reason": "x" * 124})
 
 async def send_nothing(scope, receive, send):
     await send({"type": "websocket.accept"})
@@ -259,7 +332,56 @@ def test_what_an_application_does_is_answered_as_by_uvicorns_own(
         time.sleep(0.05)
 
 
-def test_a_rejection_without_its_body_is_a_500(server: Server) -> None:
+class Wrong(NamedTuple):
+    """What becomes of an application's mistake."""
+
+    seen: tuple[object, ...]
+    raised: str = "RuntimeError"
+    natively: tuple[object, ...] | None = None
+    """What the client sees with uvicorn's own class, where that is not the same."""
+    natively_raised: str | None = None
+
+
+_FAILS, _CUT = ("open", 1011, ""), ("open", 1006, "")
+_IS_500, _NOTHING = ("rejected", 500), ("nothing",)
+_CLOSED = ("open", 4000, "bye")
+WRONG = {
+    "accept-after-reject": Wrong(("rejected", 403)),
+    "accept-after-close": Wrong(_CLOSED),
+    "close-twice": Wrong(_CLOSED),
+    "unknown-after-close": Wrong(_CLOSED),
+    "reject-after-accept": Wrong(_FAILS, natively=_CUT),
+    "body-first": Wrong(_IS_500),
+    "reject-without-body": Wrong(_IS_500, "", _NOTHING),
+    "reject-twice": Wrong(_IS_500, natively=_NOTHING),
+    "close-amid-rejection": Wrong(_IS_500, natively=_NOTHING),
+    "send-amid-rejection": Wrong(_IS_500, natively=_NOTHING),
+    "accept-after-a-rejection": Wrong(("rejected", 418)),
+    "body-after-the-last": Wrong(("rejected", 418), natively_raised="AssertionError"),
+    "no-type": Wrong(_FAILS, "LookupError", _CUT),
+    "no-type-first": Wrong(_IS_500, "LookupError"),
+    "send-what-is-no-text": Wrong(_FAILS, "TypeError", _CUT, "AttributeError"),
+    "send-bytes-like": Wrong(("open", b"\1", b"\2", 4000, ""), ""),
+    "close-with-no-code-that-may-be-sent": Wrong(_FAILS, "ValueError", _CUT, "WebSocketException"),
+    "close-with-a-long-reason": Wrong(("open", 4000, "x" * 123), "", _CUT, "WebSocketException"),
+}
+
+
+@pytest.mark.parametrize("name", WRONG)
+def test_what_an_application_does_wrong(name: str, server: Server, native: Server) -> None:
+    wrong = WRONG[name]
+    expected = [(server, wrong.seen, wrong.raised)]
+    if not _IS_OLD:
+        natively = wrong.raised if wrong.natively_raised is None else wrong.natively_raised
+        expected.append((native, wrong.natively or wrong.seen, natively))
+    for one, seen, what in expected:
+        assert outcome(one, name) == seen
+        if what:
+            one.wait_for_log(f"RAISED {name.replace('-', '_')} ")
+        assert raised(one, name) == ([what] if what else [])
+
+
+def test_a_rejection_without_its_body_is_told_of(server: Server) -> None:
     assert outcome(server, "reject-without-body") == ("rejected", 500)
     server.wait_for_log("ASGI callable returned without completing handshake.")
 

@@ -237,7 +237,8 @@ def serve() -> None:
         import uvicorn
 
         ws = "unisock.adapters.uvicorn:WebSocketProtocol" if subject.endswith(CLASS) else "auto"
-        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", ws=ws)
+        loop: Any = os.environ.get("UVICORN_LOOP", "asyncio")
+        uvicorn.run(app, host="127.0.0.1", port=port, log_level="warning", ws=ws, loop=loop)
 
 
 def start(subject: str, folder: Path) -> Server:

@@ -93,6 +93,5 @@ Start: TypeAlias = Callable[..., Command]
 
 def hide(directory: Path, *packages: str) -> None:
     """Make every process that starts in `directory` fail to import `packages`."""
-    also = "sys.modules['wsproto'] = None" if "websockets" in packages else ""
     lines = [f"sys.modules[{package!r}] = None" for package in packages]
-    (directory / "sitecustomize.py").write_text("\n".join(["import sys", *lines, also, ""]))
+    (directory / "sitecustomize.py").write_text("\n".join(["import sys", *lines, ""]))

@@ -158,7 +158,7 @@ def test_all_where_none_is_installed(unisock: Start, tmp_path: Path) -> None:
     assert_one_line(command, "not installed: asgi, starlette, fastapi, falcon, flask, aiohttp")
 
 
-def test_uvicorn_without_a_protocol_is_left_out_of_all(unisock: Start, tmp_path: Path) -> None:
+def test_what_needs_websockets_is_left_out_of_all(unisock: Start, tmp_path: Path) -> None:
     hide(tmp_path, "websockets")
     command = unisock("serve", "chat:room", "--on=all", "--port=0", "--log-level=critical")
     assert command.line().split()[0] == "aiohttp"

@@ -81,6 +81,23 @@ def test_serves_until_a_signal(
     assert (tmp_path / "ended").read_text() == f"{server}\n"  # its finally block ran
 
 
+TELLS_WHETHER_DIRECT = """\
+async def tell(ws):
+    await ws.accept()
+    await ws.send(f"direct: {ws._transport._direct is not None}")
+"""
+
+
+@pytest.mark.parametrize("name", ["asgi", "starlette", "fastapi", "falcon"])
+def test_on_uvicorn_a_handler_is_reached_without_events(
+    unisock: Start, tmp_path: Path, name: str
+) -> None:
+    (tmp_path / "telling.py").write_text(TELLS_WHETHER_DIRECT)
+    command = unisock("serve", "telling:tell", f"--on={name}", "--port=0", QUIET)
+    with connect(command.line()) as connection:
+        assert connection.recv(timeout=10) == "direct: True"
+
+
 SLEEPS = """\
 import asyncio
 async def sleeps(ws):

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from importlib.util import find_spec
 from typing import Any
 
 import pytest
@@ -17,6 +18,8 @@ def _params() -> Iterator[Any]:
     for row in ROWS:
         marks = [pytest.mark.full_matrix] if row.framework in frameworks else []
         frameworks.add(row.framework)
+        if row.server.endswith("uvloop") and find_spec("uvloop") is None:
+            marks.append(pytest.mark.skip(reason="uvloop is not for this platform"))
         yield pytest.param(row, id=row.name, marks=marks)
 
 
@@ -49,8 +52,9 @@ def test_no_row_is_left_out() -> None:
     expected = [
         (f, s) for f in frameworks for s in (*servers, *(["daphne"] if f in on_daphne else []))
     ] + [("flask", s) for s in flask]
-    # What wraps the server's callables is the same for all.
+    # What wraps the server's callables is the same for all, and so is the event loop.
     expected.append(("starlette", "uvicorn unisock wrapped"))
+    expected.append(("starlette", "uvicorn unisock uvloop"))
     assert sorted((row.framework, row.server) for row in ROWS) == sorted(expected)
 
 

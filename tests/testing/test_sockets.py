@@ -46,6 +46,20 @@ def test_serve_an_application_and_a_handler(on: str) -> None:
     assert is_free(two)
 
 
+@pytest.mark.parametrize("on", ["asgi", "starlette", "fastapi", "falcon"])
+def test_on_uvicorn_a_handler_is_reached_without_events(on: str) -> None:
+    async def tell(ws: WebSocket) -> None:
+        await ws.accept()
+        transport: Any = ws._transport
+        await ws.send(f"direct: {transport._direct is not None}")
+
+    app = FRAMEWORKS[on].app(Service(tell, "/"))
+    with serve(app) as one, serve(tell, on) as two:
+        for url in (one, two):
+            with connect_client(url) as client:
+                assert client.recv() == "direct: True"
+
+
 @ON
 @twins
 async def test_an_application(connect: Connect, on: str) -> None:

@@ -266,6 +266,7 @@ _SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "uvicorn websockets": _UVICORN_WEBSOCKETS,
         "uvicorn wsproto": _UVICORN_WSPROTO,
         "uvicorn unisock": _UVICORN_UNISOCK,
+        "uvicorn unisock uvloop": _UVICORN_UNISOCK,
         "uvicorn unisock wrapped": _UVICORN_UNISOCK,
         "hypercorn": _HYPERCORN,
         "granian": _GRANIAN,
@@ -277,12 +278,16 @@ _SERVERS: Mapping[str, Mapping[str, str]] = MappingProxyType(
         "gunicorn stock": {**_STOCK, **_GUNICORN},
     }
 )
-_ASGI_SERVERS = tuple(_SERVERS)[:8]
-_WSGI_SERVERS = tuple(_SERVERS)[8:]
-# What Daphne lacks, and what stands between a server and a framework, has nothing to do
-# with a framework: these show it.
+_ASGI_SERVERS = tuple(_SERVERS)[:9]
+_WSGI_SERVERS = tuple(_SERVERS)[9:]
+# What Daphne lacks, what stands between a server and a framework, and the event loop have
+# nothing to do with a framework: these show it.
 _SHOWN_ON: Mapping[str, tuple[str, ...]] = MappingProxyType(
-    {"daphne": ("asgi", "starlette"), "uvicorn unisock wrapped": ("starlette",)}
+    {
+        "daphne": ("asgi", "starlette"),
+        "uvicorn unisock uvloop": ("starlette",),
+        "uvicorn unisock wrapped": ("starlette",),
+    }
 )
 
 

@@ -338,16 +338,17 @@ def flask_app() -> Any:
 def _uvicorn(app: ASGI, variant: str, port: int) -> None:
     import uvicorn
 
-    if variant == "unisock wrapped":
-        app = _wrapped(app)
+    ws: Any = variant
     if variant.startswith("unisock"):
-        variant = "unisock.adapters.uvicorn:WebSocketProtocol"
+        from unisock.adapters.uvicorn import WebSocketProtocol
+
+        ws = WebSocketProtocol
     uvicorn.run(
-        app,
+        _wrapped(app) if variant.endswith("wrapped") else app,
         port=port,
-        ws=variant,
+        ws=ws,
         http="h11",
-        loop="asyncio",
+        loop="uvloop" if variant.endswith("uvloop") else "asyncio",
         log_config=None,
         timeout_graceful_shutdown=GRACE,
     )

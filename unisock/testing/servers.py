@@ -203,8 +203,9 @@ class serve:  # noqa: N801  # a context manager that is used like a function, as
         with serve(app) as url:
             ...  # url is as "ws://127.0.0.1:49152"
 
-    The framework's server runs in a thread, on a free port of 127.0.0.1: uvicorn,
-    gevent's for Flask, aiohttp's own.  Leaving the block stops it as SIGTERM would.
+    The framework's server runs in a thread, on a free port of 127.0.0.1: uvicorn with
+    unisock's WebSocket class, gevent's for Flask, aiohttp's own.  Leaving the block stops
+    it as SIGTERM would.
 
     Args:
         target: an application, or a handler in any form.
