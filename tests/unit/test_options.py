@@ -37,7 +37,9 @@ class TestOptions:
             parse({name: 1})
 
     def test_an_unknown_option_lists_the_known(self) -> None:
-        with pytest.raises(TypeError, match=r"'xyz' \(known here: origins, allowed_hosts, json") as caught:
+        with pytest.raises(
+            TypeError, match=r"'xyz' \(known here: origins, allowed_hosts, json"
+        ) as caught:
             parse({"xyz": 1})
         assert "did you mean" not in str(caught.value)
 
