@@ -9,7 +9,7 @@ from typing import Any
 
 import pytest
 
-from tests.unit.memory import MemoryTransport, with_websocket
+from tests.unit.memory import MemoryTransport, turn, with_websocket
 from unisock import SyncWebSocket, WebSocket, WebSocketDisconnect, WebSocketEndpoint
 from unisock.testing import connect
 
@@ -92,7 +92,7 @@ def test_a_clock_without_sends_stops() -> None:
         assert clock.is_running
         async with asyncio.timeout(10):
             while clock.is_running:
-                await asyncio.sleep(0.01)
+                await turn()
         await ws.send("x")
         assert clock.is_running
 
@@ -111,7 +111,7 @@ def test_it_keeps_no_connection() -> None:
         async with connect(handler, send_timeout=1000) as peer:
             await peer.receive()
         del peer
-        await asyncio.sleep(0)
+        await turn()
         gc.collect()
         assert refs[0]() is None
 
