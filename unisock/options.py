@@ -249,26 +249,29 @@ def _normalise_origins(origins: object) -> frozenset[str] | None:
         return None
     if origins is None:
         return frozenset()
-    if isinstance(origins, (str, bytes)) or not isinstance(origins, Iterable):
-        raise TypeError(f"origins= takes a list of origins or '*', not {origins!r}")
-    listed = list(origins)
+    listed = _texts(origins, "origins= takes a list of origins or '*'", "an origin")
     for origin in listed:
-        if not isinstance(origin, str):
-            raise TypeError(f"an origin is a str: {origin!r}")
         if origin == "*":
             raise ValueError("to allow every origin write origins='*', not a list")
     return frozenset(normalise_origin(origin) for origin in listed)
 
 
+def _texts(given: object, takes: str, one: str) -> list[str]:
+    if isinstance(given, (str, bytes)) or not isinstance(given, Iterable):
+        raise TypeError(f"{takes}, not {given!r}")
+    listed: list[str] = []
+    for each in given:
+        if not isinstance(each, str):
+            raise TypeError(f"{one} is a str: {each!r}")
+        listed.append(each)
+    return listed
+
+
 def _normalise_hosts(hosts: object) -> frozenset[str] | None:
     if hosts is None:
         return None
-    if isinstance(hosts, (str, bytes)) or not isinstance(hosts, Iterable):
-        raise TypeError(f"allowed_hosts= takes a list of hosts, not {hosts!r}")
-    listed = list(hosts)
+    listed = _texts(hosts, "allowed_hosts= takes a list of hosts", "a host")
     for host in listed:
-        if not isinstance(host, str):
-            raise TypeError(f"a host is a str: {host!r}")
         if host != "*" and not _HOST.fullmatch(host.removeprefix("*.")):
             raise ValueError(
                 f"{host!r} is not a host: write it as 'app.example' or '[::1]', without a port, "
