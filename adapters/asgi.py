@@ -54,6 +54,8 @@ _DAPHNE = Capabilities(
 
 # Seconds: in granian 2.8 a send that is cancelled as it ends never returns.
 _GRANIAN_PATIENCE = 0.5
+# Seconds: so long a client that was rejected may take for its part of the end of TLS.
+_TLS_PATIENCE = 1.0
 
 SERVERS: Mapping[str, Capabilities] = MappingProxyType(
     {
@@ -280,6 +282,18 @@ class ASGITransport(PullTransport):
         # uvicorn 0.54 complains of an application that returns before its
         # transport has closed, as if nobody had answered.
         await asyncio.sleep(0)
+        if self.capabilities is _COMPLETE and self.handshake.is_secure:
+            await self._until_closed()
+
+    async def _until_closed(self) -> None:
+        """Over TLS that takes longer.  uvicorn tells of it by an event behind that of the end."""
+        with suppress(TimeoutError, *_LOST):
+            async with asyncio.timeout(_TLS_PATIENCE):
+                if self._reader is None:
+                    await self._receive()
+                else:
+                    await asyncio.wait([self._reader])
+                await self._receive()
 
     def send(self, data: str | bytes) -> Awaitable[None]:
         """``websocket.send``."""

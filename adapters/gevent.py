@@ -167,6 +167,10 @@ class GeventCarrier:
 
     # Writing
 
+    def get_write_buffer_size(self) -> int:
+        """How many bytes the peer has not taken yet."""
+        return self._gauge.size
+
     def set_write_buffer_limits(self, high: int, /) -> None:
         """Those of what is kept."""
         self._gauge.set_limit(high)

@@ -32,6 +32,7 @@ from uvicorn.protocols.utils import (
 from unisock.asyncio_carrier import AsyncioCarrier
 from unisock.errors import check_close_code
 from unisock.handshake import split_target
+from unisock.printing import escaped
 from unisock.transport import ConnectionLost, Inbox
 from unisock.wire.deflate import Deflate
 from unisock.wire.driver import Wire
@@ -384,8 +385,9 @@ class ASGIConnection(DirectServer):
     def _log(self, outcome: str) -> None:
         if logger.isEnabledFor(logging.INFO):
             scope: Any = self._scope
+            # A proxy's headers and the query may hold anything.
             client, path = get_client_addr(scope), get_path_with_query_string(scope)
-            logger.info('%s - "WebSocket %s" %s', client, path, outcome)
+            logger.info('%s - "WebSocket %s" %s', escaped(client), escaped(path), outcome)
 
     # Without events
 

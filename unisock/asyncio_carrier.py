@@ -12,12 +12,20 @@ class AsyncioCarrier:
     See `unisock.wire.carrier.Carrier`.
     """
 
-    __slots__ = ("_transport", "call_later", "call_soon", "read_soon", "write")
+    __slots__ = (
+        "_transport",
+        "call_later",
+        "call_soon",
+        "get_write_buffer_size",
+        "read_soon",
+        "write",
+    )
 
     def __init__(self, transport: asyncio.Transport, loop: asyncio.AbstractEventLoop) -> None:
         self._transport = transport
         # The transport's and the loop's own: each message would pass through a method.
         self.write = transport.write
+        self.get_write_buffer_size = transport.get_write_buffer_size
         self.call_later = loop.call_later
         self.call_soon = loop.call_soon
         self.read_soon = loop.call_soon

@@ -15,7 +15,7 @@ from functools import partial
 from typing import Any, NamedTuple, TypeAlias, TypeVar
 
 from .errors import is_disconnect
-from .runtime import Runtime, Waiter, Workers, WorkersStopped, adopt, get_ident
+from .runtime import NoThread, Runtime, Waiter, Workers, WorkersStopped, adopt, get_ident
 
 logger = logging.getLogger("unisock")
 
@@ -197,7 +197,10 @@ class ThreadWorkers(Workers):
     async def run(self, name: str, function: Callable[[], T], on_end: Callable[[], object]) -> T:
         """In a thread, with this task's context variables."""
         context = contextvars.copy_context()
-        ended = self._start_thread(name, function, context, on_end)
+        try:
+            ended = self._start_thread(name, function, context, on_end)
+        except RuntimeError as exc:
+            raise NoThread from exc
         try:
             # Not awaited itself: a cancellation of this must not be one of it.
             await asyncio.wait([ended])

@@ -117,7 +117,8 @@ class Dispatch:
         assert self._tags is not None
         ws = endpoint.websocket
         message = await ws.receive()
-        type_, decoded = self._tags.decode_member(message, ws._options.json)
+        options = ws._options
+        type_, decoded = self._tags.decode_member(message, options.json, options.json_limit)
         known = self._methods.get(type_, "on_receive")
         hook = "on_unknown_message" if type_ is None else known
         await endpoint._unisock_call(hook, decoded)

@@ -307,6 +307,7 @@ def _check_servers(
         )
     if "uvicorn" in working:
         yield from _check_uvicorn_sockets()
+        yield from _check_uvicorn_queue()
     if not any("timeout_graceful_shutdown" in text for _, text in settings):
         for place, text in settings:
             if re.search(r"^[^#\n]*\buvicorn[._]workers?\.", text, re.MULTILINE):
@@ -331,6 +332,19 @@ def _check_uvicorn_sockets() -> Iterator[Finding]:
     if "UVICORN_FD" in os.environ:
         remedy = "serve with gunicorn, or write NoDelay=true in the socket's unit of systemd"
         yield Finding("uvicorn-delay", f"UVICORN_FD {delay}", remedy)
+
+
+def _check_uvicorn_queue() -> Iterator[Finding]:
+    """Whether its environment chooses `websockets`, and bounds nothing of what that holds."""
+    bounds = {"UVICORN_WS_MAX_QUEUE", "UVICORN_WS_MAX_SIZE"}
+    if os.environ.get("UVICORN_WS") == "websockets" and not bounds & os.environ.keys():
+        yield Finding(
+            "uvicorn-queue",
+            "uvicorn's websockets implementation holds 32 messages of 16 MiB that a handler has "
+            "not received: a client's 1 MB, compressed, takes 546 MiB of memory",
+            "set UVICORN_WS_MAX_QUEUE=2, and UVICORN_WS_MAX_SIZE to the size of your messages, or "
+            "UVICORN_WS=websockets-sansio",
+        )
 
 
 def _says_so(name: str) -> bool:

@@ -19,14 +19,20 @@ from __future__ import annotations
 from collections.abc import Iterable, Mapping
 from typing import TypeAlias
 
-from .printing import printable
+from .printing import escaped, printable
 
 HeadersInput: TypeAlias = Mapping[str, str] | Iterable[tuple[str, str]]
 """Headers as a caller gives them: a mapping, or pairs of name and value."""
 
 
 class UnisockError(Exception):
-    """The base of every error that unisock defines."""
+    """The base of every error that unisock defines.
+
+    As text it is one line: what a peer has chosen can forge no line of a log.
+    """
+
+    def __str__(self) -> str:
+        return escaped(super().__str__())
 
 
 class InvalidState(UnisockError, RuntimeError):
@@ -47,7 +53,8 @@ class InvalidMessage(UnisockError, ValueError):
 
     Attributes:
         code: 1003 for a message of the other kind, 1007 for text that is not
-            JSON or does not fit the type (RFC 6455, section 7.4.1).
+            JSON or does not fit the type, 1009 for JSON that is larger than the
+            option ``max_json_size`` allows (RFC 6455, section 7.4.1).
         reason: what is wrong, fit to be sent to the peer.
         message: the payload as it came.
     """

@@ -22,7 +22,7 @@ from .endpoints import BaseEndpoint, end_endpoint, serve_endpoint
 from .errors import WebSocketDisconnect, is_foreign
 from .markers import Depends
 from .options import Options, OptionsDict
-from .runtime import check_not_awaitable, is_async, name_of, passed_to
+from .runtime import NoThread, check_not_awaitable, is_async, name_of, passed_to
 from .session import Session
 from .sync_websocket import SyncWebSocket
 from .transport import Transport
@@ -363,8 +363,19 @@ class _Sync(MountedHandler):
         release = self._threads.release if workers.are_threads else _nothing
         ws = SyncWebSocket(session, workers)
         call = partial(self._call, session, ws)
+
+        async def run() -> None:
+            try:
+                await workers.run(self._qualname, call, release)
+            except NoThread:
+                await self._refuse(
+                    session,
+                    "needs a thread, and the system has no more: lower max_threads=, raise "
+                    "the limit (ulimit -u, ulimit -v), or write it as `async def`",
+                )
+
         try:
-            await session.conclude(partial(workers.run, self._qualname, call, release))
+            await session.conclude(run)
         except BaseException as exc:
             if not session.is_abandoned():
                 await ws._end(self.options.close_timeout, exc)

@@ -241,13 +241,18 @@ class Handshake(ABC):
         """The headers, names in lower case."""
         return CIMultiDictProxy(CIMultiDict((n.lower(), v) for n, v in self.raw_headers))
 
+    @property
+    def is_secure(self) -> bool:
+        """Whether the server, or a proxy that it believes, says that the client has TLS."""
+        return self.scheme.lower() in _SECURE
+
     @cached_property
     def url(self) -> URL:
         """The URL as the client sent it; without a host that is none."""
         host = self.headers.get("host", "")
         if _NO_HOST.search(host):
             host = ""
-        scheme = "wss" if self.scheme.lower() in _SECURE else "ws"
+        scheme = "wss" if self.is_secure else "ws"
         path = quote(self.removed_prefix) + self.raw_path
         query = self.query_string
         return URL(f"{scheme}://{host}{path}{'?' if query else ''}{query}")

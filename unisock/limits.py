@@ -59,6 +59,7 @@ class LimitedInbox(Inbox):
             max_messages=options.max_queue,
             max_size=options.max_queue_size,
             max_message_size=options.max_message_size,
+            send_timeout=options.send_timeout,
             runtime=runtime,
         )
         self._options = options

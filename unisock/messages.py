@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import json
 import math
+import re
 import types
 import typing
 from collections.abc import Iterable
 from contextlib import suppress
-from functools import lru_cache, reduce
+from functools import lru_cache, partial, reduce
 from operator import or_
 from typing import Any, Protocol
 
@@ -22,7 +23,9 @@ import msgspec
 from .annotations import bare, fields_of, is_model, is_object, members, name_of
 from .codecs import JSONCodec
 from .errors import InvalidMessage
+from .printing import escaped
 from .reasons import reason_of
+from .sizes import MAX_UTF8, exceeds
 from .tags import Tags, UnknownTag
 
 # Types are few, but they can be made at run time.
@@ -32,6 +35,10 @@ _MAX_DECODERS = 256
 _PYDANTIC = ("pydantic", "annotated_types")
 _USE = "use JSON's own types, a dataclass, a TypedDict, a msgspec Struct or a pydantic model"
 _PLAIN: msgspec.json.Decoder[Any] = msgspec.json.Decoder()
+# Looks at a message, and builds nothing of it.
+_UNBUILT = msgspec.json.Decoder(msgspec.Raw)
+# What may be out of the range of a number, or stand in a text.
+_LARGE_NUMBER = re.compile(r"[eE]\+?\d{3}|\d{1000}")
 
 
 class _UnknownClass(Exception):
@@ -48,18 +55,28 @@ _USE_TAGS = "within another type use msgspec Structs with `tag=`, or pydantic mo
 _ERRORS = (msgspec.MsgspecError, ValueError, RecursionError, _UnknownClass)
 
 
-def decode(message: str | bytes, type: Any, codec: JSONCodec | None) -> Any:
+def decode(
+    message: str | bytes, type: Any, codec: JSONCodec | None, max_size: int | None = None
+) -> Any:
     """Decode a message to `type`.
 
     Raises:
-        InvalidMessage: it is not JSON or does not fit (code 1007).
+        InvalidMessage: it is not JSON or does not fit (code 1007), or is larger than
+            `max_size` bytes, and was not looked at (code 1009).
         TypeError: no message can be decoded to `type`.
     """
+    if max_size is not None and len(message) * MAX_UTF8 > max_size:
+        _check_size(message, max_size)
     try:
         decoder = _ANYTHING if type is Any else _decoder_of(type)
         return decoder.decode(message) if codec is None else decoder.convert(codec.loads(message))
     except _ERRORS as exc:
-        raise _error(exc, message) from exc
+        raise _error(exc, message) from None
+
+
+def _check_size(message: str | bytes, max_size: int) -> None:
+    if exceeds(message, max_size):
+        raise InvalidMessage(1009, f"over {max_size} bytes of JSON", message)
 
 
 def check_type(type: Any) -> None:
@@ -80,7 +97,7 @@ def encode(obj: Any, codec: JSONCodec | None) -> str | bytes:
     try:
         return _encode(obj) if codec is None else _dump(obj, codec)
     except (msgspec.MsgspecError, ValueError, OverflowError, RecursionError) as exc:
-        raise TypeError(f"cannot be sent as JSON: {exc}") from exc
+        raise TypeError(f"cannot be sent as JSON: {escaped(str(exc))}") from exc
 
 
 class _Decoder(Protocol):
@@ -108,15 +125,20 @@ class TaggedUnion:
         self._tags = Tags(types)
         self._decoders = {tag: _decoder_of(type_) for tag, type_ in self._tags.types.items()}
 
-    def decode_member(self, message: str | bytes, codec: JSONCodec | None) -> tuple[Any, Any]:
+    def decode_member(
+        self, message: str | bytes, codec: JSONCodec | None, max_size: int | None = None
+    ) -> tuple[Any, Any]:
         """Decode a message; return which member it is, and the object.
 
         Where no member has its tag that is `None`, and plain objects.
 
         Raises:
             InvalidMessage: it is not JSON, is no object, has no tag, or does not
-                fit the member that its tag says (code 1007).
+                fit the member that its tag says (code 1007), or is larger than
+                `max_size` bytes (code 1009).
         """
+        if max_size is not None:
+            _check_size(message, max_size)
         try:
             if codec is None:
                 return self._decode(message)
@@ -124,7 +146,7 @@ class TaggedUnion:
         except UnknownTag as unknown:
             return None, unknown.message
         except _ERRORS as exc:
-            raise _error(exc, message) from exc
+            raise _error(exc, message) from None
 
     def decode(self, message: str | bytes, /) -> Any:
         """From JSON."""
@@ -204,12 +226,25 @@ class _Pydantic:
 
     def decode(self, message: str | bytes, /) -> Any:
         """From JSON."""
-        _PLAIN.decode(message)  # what pydantic takes beyond JSON: NaN, lone surrogates
+        _check_json(message)
         return self._validate(message)
 
     def convert(self, obj: Any, /) -> Any:
         """From plain objects; as JSON again, for in that a strict model takes text for a date."""
         return self._validate(self._to_json(obj))
+
+
+def _check_json(message: str | bytes) -> None:
+    """Raise for what pydantic takes beyond JSON: NaN, numbers that are out of range.
+
+    What is looked at is not built: with pydantic's own objects that would be twice.
+    """
+    text = message if isinstance(message, str) else message.decode()
+    with suppress(msgspec.MsgspecError):
+        _UNBUILT.decode(text)
+        if not _LARGE_NUMBER.search(text):
+            return
+    _PLAIN.decode(message)  # whose words are those for all other types
 
 
 class _Anything:
@@ -256,10 +291,13 @@ def _error(exc: Exception, message: str | bytes) -> Exception:
     """What to raise for one of `_ERRORS`."""
     if isinstance(exc, _UnknownClass):
         return TypeError(f"cannot decode to {exc}: {_USE}")
-    plain = None
+    return InvalidMessage(1007, reason_of(exc, message, partial(_plain_of, message)), message)
+
+
+def _plain_of(message: str | bytes) -> Any:
     with suppress(*_ERRORS):
-        plain = _PLAIN.decode(message)
-    return InvalidMessage(1007, reason_of(exc, message, plain), message)
+        return _PLAIN.decode(message)
+    return None
 
 
 def _make_decoder(type_: Any) -> _Decoder:

@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import json
 import re
-from collections.abc import Iterable, Sequence
+from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 import msgspec
@@ -20,6 +20,8 @@ from .tags import Tag, UnknownTag, json_kind
 _MAX_WORDS = 200
 _MAX_TAG = 32
 _MAX_ERRORS = 3
+# Of more errors pydantic is not asked what they are.
+_MAX_LISTED = 1000
 
 _WORD = re.compile(r"[\w-]+")
 # What msgspec 0.19 to 0.23 say of malformed JSON.  The words of another version are
@@ -70,13 +72,14 @@ _MEANINGS = {
 }
 
 
-def reason_of(exc: Exception, message: str | bytes, plain: Any) -> str:
+def reason_of(exc: Exception, message: str | bytes, plain: Callable[[], Any]) -> str:
     """Say what `exc`, raised for a message, means.
 
     Args:
         exc: an error of msgspec, of pydantic, or of a codec.
         message: as it came.
-        plain: the message, decoded to plain objects if it can be.
+        plain: decodes the message to plain objects, or gives `None`; called where it
+            is needed.
     """
     if isinstance(exc, msgspec.ValidationError):
         return _line(_of_msgspec(exc))
@@ -85,8 +88,12 @@ def reason_of(exc: Exception, message: str | bytes, plain: Any) -> str:
         return _line(f"${_step(exc.field)}: expected {known}, got {_quote(exc.tag)}")
     errors_of = getattr(exc, "errors", None)
     if errors_of is not None:  # a ValidationError of pydantic, which is not imported here
+        count: int = exc.error_count()  # type: ignore[attr-defined]  # pydantic's
+        if count > _MAX_LISTED:  # pydantic lists all or none, at some KiB each
+            return _line(f"$: not valid in {count} places")
         errors: Sequence[Any] = errors_of(include_url=False)
-        words = (_of_pydantic(error, plain) for error in errors[:_MAX_ERRORS])
+        objects = plain()
+        words = (_of_pydantic(error, objects) for error in errors[:_MAX_ERRORS])
         return _line("; ".join(dict.fromkeys(words)))
     return _line(f"$: {_not_json(exc, message)}")
 

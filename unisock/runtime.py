@@ -69,6 +69,10 @@ class WorkersStopped(Exception):
     """Raised by `Workers.call` when the connection's end broke the call off."""
 
 
+class NoThread(Exception):
+    """Raised by `Workers.run` when the system gives no thread for a function."""
+
+
 class Workers(ABC):
     """The plain functions of one connection, each in a thread or greenlet of its own."""
 
@@ -108,6 +112,9 @@ class Workers(ABC):
             name: the function's, for the log.
             function: what to run.
             on_end: called when the function has ended, or could not be started.
+
+        Raises:
+            NoThread: the system has no thread for it; it was not called.
         """
 
     @abstractmethod

@@ -7,7 +7,7 @@ the handler                       before ``accept``     connection open
 ================================  ====================  ==========================
 returns                           403, one warning      close 1000
 raises `WebSocketException`       403                   close with its code
-lets `InvalidMessage` escape      --                    close 1003 or 1007, a warning
+lets `InvalidMessage` escape      --                    close with its code, a warning
 lets `WebSocketDisconnect` escape  nothing              nothing
 raises `HandshakeRejected`        that response         close 4000 + status
 raises the framework's HTTPError  the framework's       close 4000 + status
@@ -88,6 +88,8 @@ class Session:
             if problem is not None:
                 logger.debug("handshake rejected: %s", problem)
                 await self.ws.reject(400, problem.encode())
+            elif not _host_allowed(self.ws, self.options):
+                await self.ws.reject(400, b"host not allowed")
             elif not _origin_allowed(self.ws, self.options):
                 await self.ws.reject(403, b"origin not allowed")
             elif self.options.handler_timeout is None:
@@ -229,6 +231,18 @@ class Session:
         raise failure
 
 
+def _host_allowed(ws: WebSocket, options: Options) -> bool:
+    if options.host_patterns is None or options.allows_host(ws.url.hostname):
+        return True
+    logger.warning(
+        "%s: handshake rejected: the Host header says %r, which is none of allowed_hosts=. If it "
+        "is your own, add it; behind a proxy see that the browser's Host is passed on",
+        ws._transport._describe(),
+        ws.headers.get("host", "")[:MOST_OF_TEXT],
+    )
+    return False
+
+
 def _origin_allowed(ws: WebSocket, options: Options) -> bool:
     if options.allowed_origins is None:
         return True
@@ -237,9 +251,19 @@ def _origin_allowed(ws: WebSocket, options: Options) -> bool:
     if not origins:
         return True
     host = ws.headers.get("host", "")
-    if len(origins) == 1 and options.allows_origin(origins[0], host):
+    is_secure = ws._handshake.is_secure
+    if len(origins) == 1 and options.allows_origin(origins[0], host, is_secure=is_secure):
         return True
     origin = ", ".join(origins)
+    if len(origins) == 1 and options.allows_origin(origins[0], host):
+        logger.warning(
+            "%s: handshake rejected: the page of origin %r came without TLS, and this connection "
+            "has it: serve the page by https; to allow it all the same mount with origins=[%r]",
+            ws._transport._describe(),
+            origin[:MOST_OF_TEXT],
+            origin[:MOST_OF_TEXT],
+        )
+        return False
     logger.warning(
         "%s: handshake rejected: origin %r is not this host: the Host header says %r. If it is "
         "your own page, have the proxy pass the browser's Host on (nginx: proxy_set_header Host "

@@ -180,8 +180,9 @@ class SyncWebSocket(Connection):
             default: as `receive`.
 
         Raises:
-            InvalidMessage: it is not JSON or does not fit `type` (code 1007);
-                it is consumed, and `InvalidMessage.reason` says what is wrong.
+            InvalidMessage: it is not JSON or does not fit `type` (code 1007), or is
+                larger than the option ``max_json_size`` allows (code 1009); it is
+                consumed, and `InvalidMessage.reason` says what is wrong.
             TimeoutError, InvalidState, WebSocketDisconnect: as `receive`.
         """
         return self._call(self._ws.receive_json, type, timeout, default)
@@ -213,7 +214,8 @@ class SyncWebSocket(Connection):
     def send(self, data: str | bytes | bytearray | memoryview) -> None:
         """Send a message: `str` as text, bytes-like as binary.
 
-        Waits while the peer does not read.
+        Waits while the peer does not read.  One that takes nothing for as long as the
+        option ``send_timeout`` says counts as gone.
 
         Raises:
             TypeError: another type; nothing was sent.

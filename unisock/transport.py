@@ -30,13 +30,12 @@ from .errors import (
 from .handshake import Handshake
 from .printing import MOST_OF_TEXT
 from .runtime import Runtime, Waiter
+from .sizes import MAX_UTF8, exceeds
 
 logger = logging.getLogger("unisock")
 
 # How long a connection that fails waits for its close frame to be written.
 _FAIL_TIMEOUT = 1.0
-# A code point is at most so many bytes of UTF-8: most texts need no encoding.
-_MAX_UTF8 = 4
 
 
 class ConnectionLost(Exception):
@@ -125,6 +124,8 @@ class Inbox:
         "ended",
         "handshake",
         "max_message_size",
+        "send_timeout",
+        "times_sends",
     )
 
     def __init__(
@@ -133,6 +134,7 @@ class Inbox:
         max_messages: int,
         max_size: int,
         max_message_size: int,
+        send_timeout: float | None = None,
         runtime: Runtime = ASYNCIO,
     ) -> None:
         self._create_waiter = runtime.waiter_factory()
@@ -147,6 +149,10 @@ class Inbox:
         self._end_callbacks: list[Callable[[], None]] | None = None
         self.max_message_size = max_message_size
         """The largest message, in bytes, that the connection may carry."""
+        self.send_timeout = send_timeout
+        """Seconds that a send may wait while the peer takes nothing, if there is a limit."""
+        self.times_sends = False
+        """Whether the transport minds that itself, by the bytes that the peer takes."""
         self.closed_by: object = None
         """The task that ended the connection from this side."""
         self.ended: Disconnect | None = None
@@ -418,7 +424,7 @@ class Transport(ABC):
 
     @abstractmethod
     def send(self, data: str | bytes) -> Awaitable[None]:
-        """Send one message whole; wait while the peer does not read.
+        """Send one message whole; wait while the peer does not read, and not beyond its end.
 
         Calls from several tasks must not interleave.
         """
@@ -507,7 +513,7 @@ class PullTransport(Transport):
             await asyncio.wait([reader])
 
     async def _read(self, inbox: Inbox) -> None:
-        certain = inbox.max_message_size // _MAX_UTF8
+        certain = inbox.max_message_size // MAX_UTF8
         receive, message_of = self.receive, self.message_of
         try:
             while True:
@@ -516,7 +522,7 @@ class PullTransport(Transport):
                     inbox.disconnect(message.code, message.reason)
                     return
                 # Most are so small that nobody need look at how large they are.
-                if len(message) > certain and _exceeds(message, inbox.max_message_size):
+                if len(message) > certain and exceeds(message, inbox.max_message_size):
                     await self._fail(inbox, 1009, f"over {inbox.max_message_size} bytes")
                 elif not inbox.put(message):
                     await self._room(inbox)
@@ -543,10 +549,3 @@ class PullTransport(Transport):
         room = asyncio.Event()
         inbox.call_on_room(room.set)
         await room.wait()
-
-
-def _exceeds(message: str | bytes, limit: int) -> bool:
-    size = len(message)
-    if isinstance(message, bytes) or size > limit:
-        return size > limit
-    return size * _MAX_UTF8 > limit and not message.isascii() and len(message.encode()) > limit

@@ -23,7 +23,9 @@ from .errors import (
 from .handshake import check_headers
 from .limits import LimitedInbox
 from .options import Options
+from .printing import printable
 from .runtime import Background, Waiter
+from .sends import SendClock
 from .tasks import ConnectionTasks
 from .transport import ConnectionLost, Inbox, Transport
 
@@ -83,6 +85,7 @@ class WebSocket(Connection):
     """
 
     __slots__ = (
+        "_clock",
         "_finished",
         "_finishing",
         "_handler_task",
@@ -90,6 +93,8 @@ class WebSocket(Connection):
         "_phase",
         "_place",
         "_runtime",
+        "_sending",
+        "_sent",
         "_sent_in_a_row",
         "_subprotocol",
         "_tasks",
@@ -107,6 +112,11 @@ class WebSocket(Connection):
         self._phase = _Phase.CONNECTING
         self._subprotocol: str | None = None
         self._sent_in_a_row = 0
+        # Set where the core minds how long sends wait: how many are under way, and whether
+        # one was done since the clock looked last.
+        self._clock: SendClock | None = None
+        self._sending = 0
+        self._sent = False
         # How many tasks are in a last step, and what is set when one has left it.
         self._finishing = 0
         self._finished: Waiter[None] | None = None
@@ -126,6 +136,7 @@ class WebSocket(Connection):
             max_messages=options.max_queue,
             max_size=options.max_queue_size,
             max_message_size=options.max_message_size,
+            send_timeout=options.send_timeout,
             runtime=runtime,
         )
 
@@ -156,7 +167,7 @@ class WebSocket(Connection):
         if subprotocol is not None and not isinstance(subprotocol, str):
             raise TypeError(f"a subprotocol is a str, not {type(subprotocol).__name__}")
         if subprotocol is not None and subprotocol not in self.subprotocols:
-            offered = ", ".join(self.subprotocols) or "none"
+            offered = printable(", ".join(self.subprotocols)) or "none"
             raise ValueError(f"the client did not offer {subprotocol!r} (it offered {offered})")
         pairs = check_headers(headers)
         self._raise_if_ended()
@@ -176,13 +187,26 @@ class WebSocket(Connection):
         try:
             await self._transport.accept(subprotocol, pairs)
         except ConnectionLost as exc:
-            raise await self._lost() from exc
+            raise await self._lost(exc) from None
         finally:
             # Also if it was cancelled: then the answer may be on its way, and
             # what is left to do is to close.
             self._phase = _Phase.OPEN
             self._inbox.opened()
+            self._time_sends()
         self._subprotocol = subprotocol
+
+    def _time_sends(self) -> None:
+        seconds = self._inbox.send_timeout
+        if seconds is not None and not self._inbox.times_sends:
+            call_later = self._runtime.background().call_later
+            end = partial(self._inbox.disconnect, 1006)
+            self._clock = SendClock(seconds, call_later, self._was_sent, end)
+            self._inbox.call_on_end(self._clock.stop)
+
+    def _was_sent(self) -> bool | None:
+        was_sent, self._sent = self._sent, False
+        return was_sent if self._sending else None
 
     async def reject(
         self,
@@ -312,8 +336,9 @@ class WebSocket(Connection):
             default: as `receive`.
 
         Raises:
-            InvalidMessage: it is not JSON or does not fit `type` (code 1007);
-                it is consumed, and `InvalidMessage.reason` says what is wrong.
+            InvalidMessage: it is not JSON or does not fit `type` (code 1007), or is
+                larger than the option ``max_json_size`` allows (code 1009); it is
+                consumed, and `InvalidMessage.reason` says what is wrong.
             TimeoutError, InvalidState, WebSocketDisconnect: as `receive`.
         """
         if self._phase is not _OPEN:
@@ -325,7 +350,7 @@ class WebSocket(Connection):
                 return default
         else:
             message = await self._inbox.get()
-        return options._decode(message, type, options.json)
+        return options._decode(message, type, options.json, options.json_limit)
 
     async def _get_within(
         self, seconds: float, default: Any, convert: Callable[[str | bytes], Any] | None
@@ -359,7 +384,9 @@ class WebSocket(Connection):
     def iter_json(self, type: Any = Any) -> AsyncIterator[Any]:
         """`receive_json` until the connection ends."""
         options = self._options
-        return self._iterate(lambda message: options._decode(message, type, options.json))
+        return self._iterate(
+            lambda message: options._decode(message, type, options.json, options.json_limit)
+        )
 
     def _iterate(self, convert: Callable[[str | bytes], Any] | None) -> _UntilDisconnect:
         return _UntilDisconnect(self, convert)
@@ -369,7 +396,8 @@ class WebSocket(Connection):
     async def send(self, data: str | bytes | bytearray | memoryview) -> None:
         """Send a message: `str` as text, bytes-like as binary.
 
-        Waits while the peer does not read.
+        Waits while the peer does not read.  One that takes nothing for as long as the
+        option ``send_timeout`` says counts as gone.
 
         Raises:
             TypeError: another type; nothing was sent.
@@ -390,10 +418,19 @@ class WebSocket(Connection):
             raise self._cannot_send()
         if self._where is not None and self._where() != self._place:
             raise self._stray("send")
+        clock = self._clock
+        if clock is not None:
+            self._sending += 1
+            if not clock.is_running:
+                clock.start()
         try:
             await self._transport.send(data)
         except ConnectionLost as exc:
-            raise await self._send_failed(exc) from exc
+            raise await self._lost(exc) from None
+        finally:
+            if clock is not None:
+                self._sending -= 1
+                self._sent = True
         self._sent_in_a_row += 1
         if self._sent_in_a_row == _MAX_IN_A_ROW:
             await self._let_others_run()
@@ -420,10 +457,19 @@ class WebSocket(Connection):
             raise self._cannot_send()
         if self._where is not None and self._where() != self._place:
             raise self._stray("send")
+        clock = self._clock
+        if clock is not None:
+            self._sending += 1
+            if not clock.is_running:
+                clock.start()
         try:
             await self._transport.send(data)
         except ConnectionLost as exc:
-            raise await self._send_failed(exc) from exc
+            raise await self._lost(exc) from None
+        finally:
+            if clock is not None:
+                self._sending -= 1
+                self._sent = True
         self._sent_in_a_row += 1
         if self._sent_in_a_row == _MAX_IN_A_ROW:
             await self._let_others_run()
@@ -432,10 +478,6 @@ class WebSocket(Connection):
         if self._phase is not _OPEN:
             return self._not_open("send")
         return self._inbox.disconnected()
-
-    async def _send_failed(self, exc: ConnectionLost) -> WebSocketDisconnect:
-        logger.debug("a send failed: the connection counts as lost", exc_info=exc)
-        return await self._lost()
 
     async def _let_others_run(self) -> None:
         self._sent_in_a_row = 0
@@ -606,12 +648,20 @@ class WebSocket(Connection):
         if self._inbox.ended is not None:
             raise self._inbox.disconnected()
 
-    async def _lost(self) -> WebSocketDisconnect:
+    async def _lost(self, error: ConnectionLost) -> WebSocketDisconnect:
         """What to raise when the transport says that the connection is gone.
 
         The server tells why in the stream of messages, which may stand still
-        behind a full inbox.
+        behind a full inbox.  It is raised without the server's error, whose text may
+        hold the peer's close reason as it came, and would be part of each traceback.
         """
+        if logger.isEnabledFor(logging.DEBUG):  # else the text need not be made
+            cause = error.__cause__ or error
+            logger.debug(
+                "%s: the connection counts as lost: %s",
+                self._transport._describe(),
+                printable(f"{type(cause).__name__}: {cause}"),
+            )
         self._inbox.unbound()
         try:
             async with self._runtime.timeout(_REASON_TIMEOUT):

@@ -3,15 +3,20 @@
 from __future__ import annotations
 
 import asyncio
+import ssl
+from pathlib import Path
 from typing import Any
 from urllib.parse import unquote
 
 import pytest
 import trio
+import trustme
+from websockets.exceptions import InvalidStatus
+from websockets.sync.client import connect
 
 from tests.adapters.client import rejection, say, talk
 from tests.adapters.conftest import Serve
-from tests.servers import Server
+from tests.servers import Server, uvicorn
 from unisock import WebSocket
 from unisock.adapters.asgi import ASGIApp, ASGIHandshake, capabilities_of
 
@@ -268,3 +273,38 @@ def test_a_path_without_its_bytes(path: str) -> None:
     # Litestar mounts an application at a path without the first slash.
     handshake = ASGIHandshake({"type": "websocket", "path": path})
     assert handshake.raw_path == "/rooms/a%20b"
+
+
+REJECTS = """
+import logging
+from unisock.adapters.asgi import ASGIApp
+logging.basicConfig(level=logging.INFO)
+
+async def rejects(ws):
+    await ws.reject(418, b"no")
+
+app = ASGIApp(rejects, path="/ws")
+"""
+
+
+@pytest.mark.parametrize("ws", ["websockets-sansio", "websockets", "wsproto"])
+def test_over_tls_a_rejection_is_no_error_to_uvicorn(tmp_path: Path, ws: str) -> None:
+    """Over TLS a connection takes longer to close, and uvicorn may miss the answer until then."""
+    authority = trustme.CA()
+    certificate = authority.issue_cert("localhost")
+    key, cert = tmp_path / "key.pem", tmp_path / "cert.pem"
+    certificate.private_key_pem.write_to_path(str(key))
+    for pem in certificate.cert_chain_pems:
+        pem.write_to_path(str(cert), append=True)
+    context = ssl.create_default_context()
+    authority.configure_trust(context)
+    with uvicorn(
+        tmp_path, REJECTS, ws=ws, ssl_keyfile=str(key), ssl_certfile=str(cert), log_config=None
+    ) as server:
+        for path, status, body in (("ws", 418, b"no"), ("none", 404, b"")) * 3:
+            with pytest.raises(InvalidStatus) as rejected:
+                connect(f"wss://localhost:{server.port}/{path}", ssl=context).close()
+            assert rejected.value.response.status_code == status
+            assert rejected.value.response.body == body
+    assert "without completing" not in server.log(), server.log()
+    assert "Traceback" not in server.log(), server.log()

@@ -604,6 +604,16 @@ def test_log_lines(serve: Serve, level: str) -> None:
         assert re.search(r'127.0.0.1:\d+ - "WebSocket /reject\?why" 418', log)
 
 
+def test_a_client_forges_no_log_line(serve: Serve) -> None:
+    """The address that a proxy names may hold what a terminal takes for an order."""
+    server = serve(ASGI, ws=CLASS)
+    with closed_after(server.raw("/echo", "X-Forwarded-For: 192.0.2.7\x9b2K")) as raw:
+        assert b" 101 " in raw.read_head()
+    log = server.wait_for_log("[accepted]")
+    assert r'192.0.2.7\x9b2K:0 - "WebSocket /echo" [accepted]' in log
+    assert "\x9b" not in log
+
+
 def outcome_of_root(server: Server, name: str) -> int:
     return rejection(server, f"/{name}").status
 

@@ -293,6 +293,25 @@ def test_sockets_of_uvicorn_that_delay(
         assert ("NoDelay=true" if fd else "pip install uvloop") in result.said("uvicorn-delay")
 
 
+@pytest.mark.parametrize(
+    ("environment", "codes"),
+    [
+        ({"UVICORN_WS": "websockets"}, ["uvicorn-queue"]),
+        ({"UVICORN_WS": "websockets", "UVICORN_WS_MAX_QUEUE": "2"}, []),
+        ({"UVICORN_WS": "websockets", "UVICORN_WS_MAX_SIZE": "65536"}, []),
+        ({"UVICORN_WS": "websockets-sansio"}, []),
+    ],
+)
+def test_a_queue_of_uvicorn_without_a_bound(
+    doctor: Doctor, tmp_path: Path, environment: dict[str, str], codes: list[str]
+) -> None:
+    uninstall(tmp_path, "uvloop")
+    result = doctor("--json", **environment)
+    assert result.codes == codes
+    if codes:
+        assert "UVICORN_WS_MAX_QUEUE=2" in result.said("uvicorn-queue")
+
+
 UVICORN_WORKER = "uvicorn.workers.UvicornWorker"
 GRACE = "def post_fork(server, worker):\n    worker.config.timeout_graceful_shutdown = 9\n"
 

@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from collections.abc import Callable, Iterator
+from contextlib import ExitStack, closing
+from pathlib import Path
 
 import pytest
 
 from tests.frameworks import FRAMEWORKS
-from tests.servers import Server
+from tests.servers import Server, uvicorn
 from tests.sync.crowd import TEXT, Member, crowd
 
 Eventually = Callable[[Callable[[], bool]], None]
@@ -167,3 +170,45 @@ def test_no_more_threads_than_max_threads(
 
     asyncio.run(main())
     assert "Traceback" not in server.log()
+
+
+NO_THREADS = """
+import resource, unisock, logging
+from starlette.applications import Starlette
+logging.basicConfig(level=logging.INFO)
+
+def talk(ws):
+    ws.accept()
+    for message in ws:
+        ws.send(message)
+
+async def beside(ws):
+    await ws.accept()
+    await ws.send("here")
+
+app = Starlette()
+unisock.mount(app, "/talk", talk)
+unisock.mount(app, "/beside", beside)
+with open("/proc/self/statm") as statm:
+    held = int(statm.read().split()[0]) * resource.getpagesize()
+resource.setrlimit(resource.RLIMIT_AS, (held + 400 * 2**20,) * 2)
+"""
+
+
+@pytest.mark.skipif(sys.platform != "linux", reason="the limit is Linux's")
+def test_where_the_system_has_no_thread_left(tmp_path: Path) -> None:
+    """503 and one warning each, and those who are there go on."""
+    with ExitStack() as stack:
+        server = stack.enter_context(uvicorn(tmp_path, NO_THREADS, log_config=None))
+        raws = [stack.enter_context(closing(server.raw("/talk"))) for _ in range(100)]
+        answers = [int(raw.read_head().split()[1]) for raw in raws]
+        assert {*answers} == {101, 503}
+        beside = stack.enter_context(closing(server.raw("/beside")))
+        beside.read_head()
+        assert beside.read_frame() == (TEXT, b"here")
+        first = raws[answers.index(101)]
+        first.send_frame(TEXT, b"still")
+        assert first.read_frame() == (TEXT, b"still")
+        log = server.log()
+        assert log.count("needs a thread, and the system has no more") == answers.count(503)
+        assert "Traceback" not in log

@@ -3,12 +3,25 @@
 from __future__ import annotations
 
 import gc
+import logging
+import traceback
 import weakref
 
 import pytest
 
-from unisock import SyncWebSocket, WebSocket, WebSocketDisconnect
+from tests.unit.memory import MemoryTransport, with_websocket
+from unisock import (
+    HandshakeRejected,
+    InvalidMessage,
+    InvalidState,
+    SyncWebSocket,
+    UnisockError,
+    WebSocket,
+    WebSocketDisconnect,
+    WebSocketException,
+)
 from unisock.testing import connect
+from unisock.transport import ConnectionLost, HTTPError
 
 
 def _disconnect_of(url: str) -> tuple[WebSocketDisconnect, weakref.ref[object]]:
@@ -105,3 +118,61 @@ def test_a_peer_s_text_forges_no_line() -> None:
     assert said.isprintable()
     assert len(said) < 500
     assert exc.reason.startswith("bye\nERROR")  # itself it is as it came
+
+
+FORGED = "bye\n2026-12-01 CRITICAL paid \x1b[31m\u202e\x9b2K\u2028"
+
+
+@pytest.mark.parametrize(
+    "exc",
+    [
+        UnisockError(FORGED),
+        InvalidState(FORGED),
+        InvalidMessage(1007, FORGED, FORGED),
+        WebSocketDisconnect(4000, FORGED, path=FORGED, client=(FORGED, 1)),
+        WebSocketException(4000, FORGED),
+        HandshakeRejected(403, FORGED.encode()),
+        HTTPError(400, FORGED),
+    ],
+    ids=lambda exc: type(exc).__name__,
+)
+def test_no_error_s_text_forges_a_line(exc: UnisockError) -> None:
+    assert str(exc).isprintable()
+    assert repr(exc).isprintable()
+    printed = traceback.format_exception(ExceptionGroup("several", [exc]))
+    assert all(line.isprintable() for text in printed for line in text.split("\n"))
+    assert getattr(exc, "reason", FORGED) == FORGED
+
+
+def test_what_a_send_raises_has_no_text_of_the_server() -> None:
+    async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+        lost = ConnectionLost()
+        lost.__cause__ = RuntimeError(FORGED)  # as that of `websockets`, with the peer's reason
+        transport.failure = lost
+        transport.peer_leaves(4000, FORGED)
+        for call in (ws.send, ws.send_text):
+            with pytest.raises(WebSocketDisconnect) as caught:
+                await call("x")
+            printed = traceback.format_exception(caught.value)
+            assert not any("\x1b" in text or "\nCRIT" in text for text in printed), printed
+            assert caught.value.reason == FORGED
+
+    with_websocket(body)
+
+
+def test_that_a_connection_counts_as_lost_is_one_line(caplog: pytest.LogCaptureFixture) -> None:
+    caplog.set_level(logging.DEBUG, "unisock")
+
+    async def body(ws: WebSocket, transport: MemoryTransport) -> None:
+        lost = ConnectionLost()
+        lost.__cause__ = RuntimeError(FORGED)
+        transport.failure = lost
+        transport.peer_leaves(4000, FORGED)
+        with pytest.raises(WebSocketDisconnect):
+            await ws.send("x")
+
+    with_websocket(body)
+    (line,) = (r for r in caplog.records if "counts as lost" in r.getMessage())
+    assert line.getMessage().isprintable()
+    assert "RuntimeError: bye" in line.getMessage()
+    assert line.exc_info is None

@@ -13,6 +13,8 @@ import re
 import subprocess
 import sys
 import threading
+import traceback
+import tracemalloc
 import types
 import typing
 import uuid
@@ -29,7 +31,7 @@ from annotated_types import Gt
 from msgspec import Meta, Struct
 from pydantic import BaseModel, ConfigDict, Field, RootModel
 
-from unisock import InvalidMessage, JSONCodec
+from unisock import InvalidMessage, JSONCodec, messages
 from unisock.annotations import members
 from unisock.messages import TaggedUnion, decode, encode
 from unisock.reasons import reason_of
@@ -166,8 +168,81 @@ def reason(message: str | bytes, type_: Any, codec: Any = None) -> str:
     exc = caught.value
     assert (exc.code, exc.message) == (1007, message)
     assert str(exc) == exc.reason
-    assert exc.__cause__ is not None
+    # The decoder's error is there for a debugger.  A traceback leaves it out: its text may
+    # hold parts of the message as they came.
+    assert exc.__context__ is not None
+    assert exc.__suppress_context__
     return exc.reason
+
+
+def test_a_message_forges_no_line_of_a_traceback() -> None:
+    """Neither by a name nor by a value: pydantic and msgspec put both into their texts."""
+    forged = "a\n2026 CRITICAL \x1b[31m"
+    for message, type_ in (
+        ({forged: 1}, Closed),
+        ({forged: "x"}, RootModel[dict[str, int]]),
+        ({"type": forged}, RootModel[Annotated[DataJoin | DataSay, Field(discriminator="type")]]),
+        (forged, int),
+    ):
+        with pytest.raises(InvalidMessage) as caught:
+            decode(json.dumps(message), type_, None)
+        printed = "".join(traceback.format_exception(caught.value))
+        assert "\x1b" not in printed, printed
+        assert not any(line.startswith("2026") for line in printed.splitlines()), printed
+
+
+# How much is built
+
+
+class Empty(BaseModel):
+    x: int = 0
+
+
+MANY = f"[{','.join(['[]'] * 100_000)}]"
+
+
+def peak_of(message: str, type_: Any) -> int:
+    """How many bytes of objects are there at most while a message is decoded that does not fit."""
+    reason("[[]]", type_)  # what is made once
+    tracemalloc.start()
+    try:
+        reason(message, type_)
+        return tracemalloc.get_traced_memory()[1]
+    finally:
+        tracemalloc.stop()
+
+
+@pytest.mark.parametrize("type_", [list[int], list[DataSay], list[StructJoin]])
+def test_nothing_is_built_of_what_does_not_fit(type_: Any) -> None:
+    assert peak_of(MANY, type_) < 2 * len(MANY)  # plain objects are ten times the message
+
+
+def test_pydantic_is_not_asked_for_each_of_many_errors() -> None:
+    assert reason(MANY, list[Empty]) == "$: not valid in 100000 places"
+    few = f"[{','.join(['[]'] * 1000)}]"
+    assert reason(few, list[Empty]).startswith("$[0]: expected object, got array; $[1]: ")
+
+
+def test_what_fits_is_decoded_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    class Counts:
+        count = 0
+
+        def decode(self, message: str | bytes) -> Any:
+            self.count += 1
+            return msgspec.json.decode(message)
+
+    counts = Counts()
+    monkeypatch.setattr(messages, "_PLAIN", counts)
+    for message in ('[{"x":1}]', b'[{"x":2e3}]', '[{"x":3,"y":"1.5e10"}]'):
+        decode(message, list[Empty], None)
+    assert counts.count == 0
+    assert decode('[{"x":4,"y":"1e999"}]', list[Empty], None) == [Empty(x=4)]
+    assert counts.count == 1  # it may have been a number that is out of range
+
+
+@pytest.mark.parametrize("number", ["1e999", "-1E+400", "1" * 5000])
+def test_a_number_out_of_range_is_none_for_a_model_either(number: str) -> None:
+    assert "out of range" in reason(f'{{"at":{number}}}', RootModel[dict[str, float]])
 
 
 # What is wrong, by msgspec
@@ -688,7 +763,7 @@ class TestNotJSON:
         ],
     )
     def test_words_of_a_later_msgspec_are_left_out(self, words: str, expected: str) -> None:
-        said = reason_of(msgspec.DecodeError(words), "[]", None)
+        said = reason_of(msgspec.DecodeError(words), "[]", lambda: None)
         colon = ":" if expected[:1].isalpha() else ""
         assert said == f"$: not JSON{colon} {expected}".rstrip()
 

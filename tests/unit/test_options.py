@@ -37,9 +37,18 @@ class TestOptions:
             parse({name: 1})
 
     def test_an_unknown_option_lists_the_known(self) -> None:
-        with pytest.raises(TypeError, match=r"'xyz' \(known here: origins, json") as caught:
+        with pytest.raises(
+            TypeError, match=r"'xyz' \(known here: origins, allowed_hosts, json"
+        ) as caught:
             parse({"xyz": 1})
         assert "did you mean" not in str(caught.value)
+
+    def test_the_limit_of_json_is_no_more_than_that_of_a_message(self) -> None:
+        assert parse({}).json_limit == 1024 * 1024
+        assert parse({"max_message_size": 5000}).json_limit == 5000
+        assert parse({"max_json_size": 4000, "max_message_size": 5000}).json_limit == 4000
+        with pytest.raises(ValueError, match=r"max_json_size=5001 says nothing.*raise that too"):
+            parse({"max_json_size": 5001, "max_message_size": 5000})
 
     def test_what_is_computed_is_no_option(self) -> None:
         with pytest.raises(TypeError, match="unknown option"):
@@ -79,14 +88,17 @@ class TestOptions:
         with pytest.raises(ValueError, match="1005"):
             parse({"idle_close_code": 1005})
 
-    @pytest.mark.parametrize("name", ["max_message_size", "max_queue", "max_queue_size"])
+    @pytest.mark.parametrize(
+        "name", ["max_message_size", "max_json_size", "max_queue", "max_queue_size"]
+    )
     @pytest.mark.parametrize("value", [True, 1.5, "1", None])
     def test_sizes_are_ints(self, name: str, value: object) -> None:
         with pytest.raises(TypeError, match=name):
             parse({name: value})
 
     @pytest.mark.parametrize(
-        "name", ["max_message_size", "max_queue", "max_queue_size", "close_timeout"]
+        "name",
+        ["max_message_size", "max_json_size", "max_queue", "max_queue_size", "close_timeout"],
     )
     @pytest.mark.parametrize("value", [0, -1])
     def test_sizes_are_positive(self, name: str, value: object) -> None:
@@ -161,6 +173,16 @@ class TestOrigins:
     def test_others_are_refused(self, origin: str, host: str) -> None:
         assert not allows(origin, host)
 
+    @pytest.mark.parametrize("origin", ["http://app.example", "http://app.example:80"])
+    def test_a_page_without_tls_is_another_origin_where_there_is_tls(self, origin: str) -> None:
+        options = parse({})
+        assert options.allows_origin(origin, "app.example", is_secure=False)
+        assert not options.allows_origin(origin, "app.example", is_secure=True)
+        assert not options.allows_origin(origin, "app.example:80", is_secure=True)
+        assert options.allows_origin("https://app.example", "app.example", is_secure=True)
+        listed = parse({"origins": [origin]})
+        assert listed.allows_origin(origin, "app.example", is_secure=True)
+
     def test_a_list_adds_origins(self) -> None:
         origins = ["https://Other.example:443", "null", "http://[::1]:5000"]
         assert allows("https://other.example", "app.example", origins=origins)
@@ -217,3 +239,54 @@ class TestOrigins:
     )
     def test_normal_form(self, origin: str, normal: str) -> None:
         assert normalise_origin(origin) == normal
+
+
+class TestHosts:
+    @pytest.mark.parametrize(
+        "host",
+        ["app.example", "APP.example", "app.example.", "a.b.example", "a.a.b.example", "::1"],
+    )
+    def test_those_that_are_listed(self, host: str) -> None:
+        assert parse({"allowed_hosts": HOSTS}).allows_host(host)
+
+    @pytest.mark.parametrize(
+        "host",
+        [
+            None,
+            "",
+            ".",
+            "b.example",
+            "xb.example",
+            "app.example.x",
+            "x.app.example",
+            "::2",
+            "*",
+            "a,b",
+        ],
+    )
+    def test_others(self, host: str | None) -> None:
+        assert not parse({"allowed_hosts": HOSTS}).allows_host(host)
+
+    def test_any(self) -> None:
+        for options in ({}, {"allowed_hosts": None}, {"allowed_hosts": ["*"]}):
+            assert parse(options).allows_host("evil.example")
+            assert parse(options).allows_host(None)
+
+    def test_none_at_all(self) -> None:
+        assert not parse({"allowed_hosts": []}).allows_host("app.example")
+
+    @pytest.mark.parametrize("hosts", ["app.example", b"app.example", 5, [5], [None]])
+    def test_a_list_of_text(self, hosts: object) -> None:
+        with pytest.raises(TypeError, match=r"allowed_hosts= takes a list|a host is a str"):
+            parse({"allowed_hosts": hosts})
+
+    @pytest.mark.parametrize(
+        "host",
+        ["app.example:80", "https://app.example", "", ".app.example", "*app.example", "a b", "::1"],
+    )
+    def test_what_is_no_host(self, host: str) -> None:
+        with pytest.raises(ValueError, match="is not a host"):
+            parse({"allowed_hosts": [host]})
+
+
+HOSTS = ["App.example", "*.b.example", "[::1]"]

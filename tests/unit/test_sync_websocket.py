@@ -1450,8 +1450,8 @@ class TestMaxThreads:
             thread.join(10)
         assert asyncio.run(second()) == "accept"
 
-    def test_no_more_threads_is_an_error_that_goes_on(
-        self, monkeypatch: pytest.MonkeyPatch
+    def test_no_more_threads_is_503_and_one_warning(
+        self, monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
     ) -> None:
         async def main() -> None:
             def handler(ws: SyncWebSocket) -> None:
@@ -1459,12 +1459,14 @@ class TestMaxThreads:
 
             monkeypatch.setattr(threading.Thread, "start", no_more_threads)
             running = Served(handler)
-            error = await running.failure()
-            assert isinstance(error, RuntimeError)
-            assert str(error) == "can't start new thread"
-            assert running.transport.sent == rejected(500)
+            await running.task
+            (answer,) = running.transport.sent
+            assert answer[:2] == ("reject", 503)
 
         asyncio.run(main())
+        (record,) = caplog.records
+        assert "needs a thread, and the system has no more: lower max_threads=" in record.message
+        assert record.exc_info is None
 
     def test_each_mount_has_its_own(self) -> None:
         async def main() -> None:

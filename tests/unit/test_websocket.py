@@ -508,7 +508,7 @@ class TestReceiveJSON:
                 await ws.receive_json(kind)
             assert (caught.value.code, caught.value.message) == (1007, message)
             assert caught.value.reason
-            assert caught.value.__cause__ is not None
+            assert caught.value.__suppress_context__
             assert await ws.receive() == "next"
 
         with_websocket(body, message, "next", json=codec)

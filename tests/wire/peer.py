@@ -149,6 +149,9 @@ class MemoryCarrier:
         if "close" in self.ended:
             self.lose()
 
+    def get_write_buffer_size(self) -> int:
+        return self._gauge.size
+
     def set_write_buffer_limits(self, high: int, /) -> None:
         self._gauge.set_limit(high)
 

@@ -426,6 +426,57 @@ def test_a_send_waits_while_the_peer_does_not_read() -> None:
     run(test)
 
 
+def test_a_peer_that_takes_nothing_is_cut() -> None:
+    async def test() -> None:
+        ends: list[WebSocketDisconnect] = []
+
+        async def handler(ws: WebSocket) -> None:
+            await ws.accept()
+            try:
+                while True:
+                    await ws.send(bytes(10_000))
+            except WebSocketDisconnect as exc:
+                ends.append(exc)
+
+        session = Session(handler, send_timeout=0.1)
+        session.carrier.takes = False
+        await session.open()
+        await asyncio.wait_for(session.task, 5)
+        (end,) = ends
+        assert (end.code, end.reason) == (1006, "the peer took nothing for 0.1 seconds")
+        assert session.carrier.ended == ["abort"]
+
+    run(test)
+
+
+@pytest.mark.parametrize("seconds", [0.3, None])
+def test_a_byte_that_is_taken_is_progress(seconds: float | None) -> None:
+    async def test() -> None:
+        async def handler(ws: WebSocket) -> None:
+            await ws.accept()
+            await ws.receive()
+            for _ in range(2):
+                await ws.send(bytes(100_000))
+
+        session = Session(handler, send_timeout=seconds)
+        await session.open()
+        carrier = session.carrier
+        carrier.takes = False
+        await session.feed(text("go"))
+        for _ in range(12):  # for longer than the limit, and never enough to write again
+            await asyncio.sleep(0.05)
+            taken = 1000 if seconds else 0
+            carrier.kept, carrier.sent = carrier.kept[taken:], carrier.sent + carrier.kept[:taken]
+            carrier._gauge.taken(taken)
+        assert not session.task.done()
+        assert not carrier.ended
+        carrier.take()
+        await asyncio.wait_for(session.task, 5)
+        assert [a.opcode for a in session.answers()] == [BINARY] * 2 + [CLOSE]
+
+    run(test)
+
+
 def test_a_send_that_waits_and_is_cancelled_sends_nothing() -> None:
     async def test() -> None:
         async def handler(ws: WebSocket) -> None:

@@ -84,6 +84,9 @@ class TornadoCarrier:
         except StreamClosedError:
             return
 
+    def get_write_buffer_size(self) -> int:
+        return self._gauge.size
+
     def write(self, data: bytes) -> None:
         if self._stream.closed():
             return

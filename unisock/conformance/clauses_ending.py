@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Awaitable, Callable
 from contextlib import suppress
@@ -12,6 +13,8 @@ from unisock import SyncWebSocket, UnisockError, WebSocket, WebSocketDisconnect
 
 from .clauses_sending import resident_bytes
 from .harness import Client, Server, clause, frame, journal, mounted
+
+logger = logging.getLogger("suite")
 
 # 6.1 Always reading
 
@@ -303,6 +306,43 @@ async def test_the_peers_code_and_reason_everywhere(server: Server) -> None:
                 await client.close(code, reason)
                 outcomes = (await client.journal("outcomes"))["outcomes"]
                 await _check_outcomes(outcomes, *server.row.sees(code, reason))
+
+
+_FORGED = "bye\n2026 CRITICAL paid \x1b[31m\u202e"
+
+
+@mounted("/ending/forged/{first}")
+async def log_the_end(ws: WebSocket) -> None:
+    """Notice the end by one call, log what it raises, and journal it."""
+    await ws.accept()
+    notice = _calls(ws)[ws.path_params["first"]]
+    try:
+        while True:
+            await notice()
+            await asyncio.sleep(0.005)
+    except WebSocketDisconnect as exc:
+        logger.warning("left: %s", exc)
+        logger.warning("how", exc_info=exc)
+        journal(ws, "logged", text=str(exc), reason=exc.reason)
+
+
+@clause("6.2")
+async def test_a_close_reason_forges_no_line(server: Server) -> None:
+    """Neither in the exception's text nor in a traceback; `reason` is as it came."""
+    for first in ("receive", "send"):
+        mark = server.log_mark()
+        async with server.connect(f"/ending/forged/{first}") as client:
+            await client.close(4005, _FORGED)
+            logged = await client.journal("logged")
+        code, reason = server.row.sees(4005, _FORGED)
+        assert logged["reason"] == reason
+        assert logged["text"].isprintable()
+        log = await server.wait_log("WebSocketDisconnect: ", mark)
+        shown = r" bye\n2026 CRITICAL paid \x1b[31m\u202e" if reason else ""
+        assert f"left: {code}{shown} (the connection from " in log, log
+        assert f"WebSocketDisconnect: {code}{shown} (the connection from " in log, log
+        assert "\x1b" not in log, log
+        assert "\n2026" not in log, log
 
 
 @clause("6.2")

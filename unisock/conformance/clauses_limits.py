@@ -7,9 +7,16 @@ import contextlib
 import re
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass, field
-from typing import Any
+from typing import Any, Literal
 
-from unisock import WebSocket, WebSocketDisconnect
+from unisock import (
+    InvalidMessage,
+    SyncWebSocket,
+    WebSocket,
+    WebSocketDisconnect,
+    WebSocketEndpoint,
+    on_message,
+)
 
 from .harness import RawClient, Server, clause, frame, journal, mounted
 
@@ -138,6 +145,157 @@ async def test_a_frame_that_only_says_that_it_is_large(server: Server) -> None:
             assert (await raw.journal("end"))["code"] == 1006
         else:
             assert (await raw.closed())[0] in _too_large(server)
+
+
+# 4.3 Large JSON
+
+_JSON_LIMIT = 2000
+
+
+async def json_sizes(ws: WebSocket) -> None:
+    """Answer each message with its size, or with the code of what it raises."""
+    await ws.accept()
+    while True:
+        try:
+            await ws.send_json(len(await ws.receive_json()))
+        except InvalidMessage as exc:
+            await ws.send_json([exc.code, len(exc.message)])
+
+
+async def json_of_a_type(ws: WebSocket) -> None:
+    """The same, of a type."""
+    await ws.accept()
+    while True:
+        try:
+            await ws.send_json(len(await ws.receive_json(list[str])))
+        except InvalidMessage as exc:
+            await ws.send_json([exc.code, len(exc.message)])
+
+
+async def json_iterated(ws: WebSocket) -> None:
+    """The same, by iteration."""
+    await ws.accept()
+    messages = ws.iter_json()
+    while True:
+        try:
+            async for message in messages:
+                await ws.send_json(len(message))
+        except InvalidMessage as exc:
+            await ws.send_json([exc.code, len(exc.message)])
+        else:
+            return
+
+
+def json_blocking(ws: SyncWebSocket) -> None:
+    """The same, in a plain function."""
+    ws.accept()
+    while True:
+        try:
+            ws.send_json(len(ws.receive_json()))
+        except InvalidMessage as exc:
+            ws.send_json([exc.code, len(exc.message)])
+
+
+_CATCHING = (json_sizes, json_of_a_type, json_iterated, json_blocking)
+for _handler in _CATCHING:
+    mounted(f"/limits/json/{_handler.__name__}", max_json_size=_JSON_LIMIT)(_handler)
+
+
+async def json_uncaught(ws: WebSocket) -> None:
+    """Answer each message with its size."""
+    await ws.accept()
+    async for message in ws.iter_json():
+        await ws.send_json(len(message))
+
+
+class JSONEndpoint(WebSocketEndpoint):
+    """The same, as a class."""
+
+    encoding = "json"
+
+    async def on_receive(self, ws: WebSocket, data: list[str]) -> None:
+        """Answer."""
+        await ws.send_json(len(data))
+
+
+class TypedEndpoint(JSONEndpoint):
+    """The same, of a type."""
+
+    message_type = list[str]
+
+
+@dataclass
+class Say:
+    """A message of a tagged union."""
+
+    type: Literal["say"]
+    text: str = ""
+
+
+class TaggedEndpoint(WebSocketEndpoint):
+    """The same, by methods for types."""
+
+    @on_message(Say)
+    async def say(self, ws: WebSocket, message: Say) -> None:
+        """Answer."""
+        await ws.send_json(1)
+
+
+_CLOSING = (json_uncaught, JSONEndpoint, TypedEndpoint, TaggedEndpoint)
+for _closing in _CLOSING:
+    mounted(f"/limits/json/{_closing.__name__}", max_json_size=_JSON_LIMIT)(_closing)
+mounted("/limits/json/text", max_json_size=_JSON_LIMIT)(echo)
+mounted("/limits/json/default")(json_sizes)
+
+
+def _json_of(size: int, form: object = None) -> str:
+    """A message of so many bytes of UTF-8, and of fewer characters."""
+    before, after = ('{"type":"say","text":"', '"}') if form is TaggedEndpoint else ('["', '"]')
+    rest = size - len(before) - len(after)
+    return before + "\u00e9" * (rest // 2) + "x" * (rest % 2) + after
+
+
+@clause("4.3")
+async def test_json_over_its_limit_is_an_invalid_message(server: Server) -> None:
+    """With code 1009, in text and in bytes; the handler may go on."""
+    for handler in _CATCHING:
+        async with server.connect(f"/limits/json/{handler.__name__}") as client:
+            for message in (_json_of(_JSON_LIMIT), _json_of(_JSON_LIMIT).encode()):
+                await client.send(message)
+                assert await client.recv() == "1", handler
+            for large in (_json_of(_JSON_LIMIT + 1), _json_of(_JSON_LIMIT + 1).encode()):
+                await client.send(large)
+                assert await client.recv() == f"[1009,{len(large)}]", handler
+            await client.send("[]")
+            assert await client.recv() == "0", handler
+
+
+@clause("4.3", "7.2", "8.1")
+async def test_json_over_its_limit_closes_with_1009(server: Server) -> None:
+    """Where nobody catches it, with one warning: in a function, and in each kind of endpoint."""
+    for form in _CLOSING:
+        mark = server.log_mark()
+        async with server.connect(f"/limits/json/{form.__name__}") as client:
+            await client.send(_json_of(_JSON_LIMIT, form))
+            assert await client.recv() == "1", form
+            await client.send(_json_of(_JSON_LIMIT + 1, form))
+            assert await client.closed() == (1009, "over 2000 bytes of JSON"), form
+        log = await server.wait_log("closing with 1009: over 2000 bytes of JSON", mark)
+        assert "Traceback" not in log, log
+
+
+@clause("4.3")
+async def test_the_limit_of_json_is_one_of_json_alone(server: Server) -> None:
+    """Of 1 MiB where the option does not say otherwise."""
+    async with server.connect("/limits/json/text") as client:
+        for message in ("x" * (_JSON_LIMIT + 1), b"x" * (_JSON_LIMIT + 1)):
+            await client.send(message)
+            assert await client.recv() == f'["{type(message).__name__}",{_JSON_LIMIT + 1}]'
+    async with server.connect("/limits/json/default") as client:
+        await client.send(_json_of(1024 * 1024))
+        assert await client.recv() == "1"
+        await client.send(_json_of(1024 * 1024 + 1).encode())
+        assert await client.recv() == f"[1009,{1024 * 1024 + 1}]"
 
 
 # 10.2 Handshakes

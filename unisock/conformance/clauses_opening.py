@@ -297,6 +297,8 @@ async def tell_origin(ws: WebSocket) -> None:
 mounted("/opening/origins/default")(tell_origin)
 mounted("/opening/origins/listed", origins=["https://app.example", "null"])(tell_origin)
 mounted("/opening/origins/any", origins="*")(tell_origin)
+mounted("/opening/origins/insecure", origins=["http://listed.example"])(tell_origin)
+mounted("/opening/hosts", allowed_hosts=["app.example", "*.below.example", "[::1]"])(tell_origin)
 
 _HOST = "app.example:8000"
 _OWN_HOST_PASSES = [
@@ -392,6 +394,45 @@ async def test_another_origin_is_stopped_before_the_handler(server: Server) -> N
 
 
 @clause("3.4")
+async def test_a_page_without_tls_is_another_origin_for_wss(server: Server) -> None:
+    """Where the scheme is known to be `wss`, unless the option lists the origin."""
+    if server.row.without("proxy"):
+        return
+    # granian 2.8 believes the scheme only together with the client.
+    believed = [("X-Forwarded-Proto", "https"), ("X-Forwarded-For", "203.0.113.9")]
+    path = "/opening/origins/insecure"
+    for origin in ("http://own.example", "http://own.example:80"):
+        mark = server.log_mark()
+        headers = [*believed, ("Origin", origin)]
+        response = await server.check_rejected(path, 403, host="own.example", headers=headers)
+        log = await server.wait_log("came without TLS", mark)
+        assert f"origins=['{origin}']" in log, log
+        assert not server.events(response.id), f"{origin}: the handler ran"
+    for origin in ("https://own.example", "http://listed.example"):
+        headers = [*believed, ("Origin", origin)]
+        async with server.raw(path, host="own.example", headers=headers) as raw:
+            assert (await raw.journal("ran"))["origin"] == origin
+    await _check_passes(server, path, "own.example", "http://own.example")
+
+
+@clause("3.5")
+async def test_a_host_that_is_not_allowed_is_stopped(server: Server) -> None:
+    """With 400, before the handler, and one warning that names the option; any without it."""
+    path = "/opening/hosts"
+    for host in ("evil.example", "app.example.evil.example", "below.app.example", "127.0.0.1:80"):
+        mark = server.log_mark()
+        response = await server.check_rejected(path, 400, host=host)
+        log = await server.wait_log("handshake rejected", mark)
+        assert f"the Host header says '{host}', which is none of allowed_hosts=" in log, log
+        assert not server.events(response.id), f"{host}: the handler ran"
+    for host in ("app.example", "APP.example:8000", "a.below.example", "[::1]:80", "app.example."):
+        async with server.raw(path, host=host) as raw:
+            await raw.journal("ran")
+        async with server.raw("/opening/origins/any", host=host) as raw:
+            await raw.journal("ran")
+
+
+@clause("3.4")
 async def test_two_origins_are_stopped(server: Server) -> None:
     """Though one, or both, would pass alone; some servers take them for a bad request."""
     own = f"http://{_HOST}"
@@ -426,7 +467,7 @@ async def test_the_check_can_be_turned_off(server: Server) -> None:
         await _check_passes(server, "/opening/origins/any", _HOST, origin)
 
 
-# 3.5 Rejections that a browser can see
+# 3.6 Rejections that a browser can see
 
 _VISIBLE: dict[str, tuple[int, str]] = {
     "reject": (4401, "who are you?"),
@@ -496,7 +537,7 @@ async def reject_a_parameter(ws: WebSocket, n: int) -> None:
     """Its parameter is missing."""
 
 
-@clause("3.5")
+@clause("3.6")
 async def test_a_rejection_that_a_browser_sees(server: Server) -> None:
     """The handshake is accepted, and closed with 4000 + status and the body."""
     for form in ("async", "class", "plain"):

@@ -4,11 +4,12 @@ from __future__ import annotations
 
 import asyncio
 import itertools
-from contextlib import suppress
+from contextlib import AsyncExitStack, suppress
 from typing import Any
 
-from unisock import SyncWebSocket, WebSocket, WebSocketDisconnect
+from unisock import Handler, SyncWebSocket, WebSocket, WebSocketDisconnect, WebSocketEndpoint
 
+from .clauses_limits import until_accepted
 from .harness import PATIENCE, RawClient, Server, clause, frame, journal, mounted, pause
 
 # The tests compare orders of events; how long a limit is only has to be so much less
@@ -259,3 +260,90 @@ async def test_a_handler_that_has_answered_takes_its_time(server: Server) -> Non
             assert await client.recv() == "2"
             await client.close()
             assert (await client.journal("end"))["received"] == ["1", "2"]
+
+
+# 5.4 A peer that takes nothing
+
+
+_SEND_TIMEOUT = 1 * PATIENCE
+_PIECE = b"x" * 16_384
+
+
+async def _fill(ws: WebSocket) -> None:
+    await ws.accept()
+    ends = []
+    for call in (lambda: ws.send(_PIECE), ws.receive):
+        try:
+            while True:
+                await call()
+        except WebSocketDisconnect as exc:
+            ends.append(exc.code)
+    journal(ws, "filled", ends=ends)
+
+
+class FillEndpoint(WebSocketEndpoint):
+    """The same, as a class."""
+
+    async def on_connect(self, ws: WebSocket) -> None:
+        """Fill."""
+        await _fill(ws)
+
+
+def _fill_sync(ws: SyncWebSocket) -> None:
+    ws.accept()
+    ends = []
+    for call in (lambda: ws.send(_PIECE), ws.receive):
+        try:
+            while True:
+                call()
+        except WebSocketDisconnect as exc:
+            ends.append(exc.code)
+    journal(ws, "filled", ends=ends)
+
+
+_FILLING: dict[str, Handler] = {"async": _fill, "class": FillEndpoint, "sync": _fill_sync}
+for _form, _filling in _FILLING.items():
+    mounted(f"/policy/fill/{_form}", send_timeout=_SEND_TIMEOUT, max_connections=1)(_filling)
+
+
+@clause("5.4", "10.3")
+async def test_a_peer_that_takes_nothing_is_gone(server: Server) -> None:
+    """Sends and receives raise 1006, in each form, and the place of the connection is free."""
+    if server.row.without("send_waits"):
+        return
+    async with AsyncExitStack() as stack:
+        healthy = await stack.enter_async_context(server.connect("/limits/default"))
+        # All at once, for each takes its time.
+        raws = [
+            await stack.enter_async_context(server.raw(f"/policy/fill/{form}")) for form in _FILLING
+        ]
+        await healthy.send("beside")
+        assert await healthy.recv() == '["str",6]'
+        for raw in raws:
+            assert (await raw.journal("filled"))["ends"] == [1006, 1006]
+        for form in _FILLING:
+            await until_accepted(server, f"/policy/fill/{form}")
+
+
+@mounted("/policy/slow-reader", send_timeout=_SEND_TIMEOUT)
+async def fill_for_a_while(ws: WebSocket) -> None:
+    """Send 16 MiB."""
+    await ws.accept()
+    for _ in range(1024):
+        await ws.send(_PIECE)
+    journal(ws, "sent")
+
+
+@clause("5.4", "10.3")
+async def test_a_peer_that_reads_slowly_is_not_gone(server: Server) -> None:
+    """As long as something is taken each time; all arrives."""
+    if server.row.without("send_waits"):
+        return
+    async with server.raw("/policy/slow-reader") as raw:
+        count = 0
+        for _ in range(12):  # for three times the limit, and so slowly that sends wait
+            count += len(await raw.reader.readexactly(600_000))
+            await asyncio.sleep(_SEND_TIMEOUT / 4)
+        count += len(await raw.reader.readexactly(1024 * (len(_PIECE) + 4) - count))
+        assert await raw.recv_frame()  # the close frame
+        await raw.journal("sent")

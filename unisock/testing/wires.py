@@ -20,6 +20,7 @@ from .watching import Watch, WatchedHandler
 _MAX_MESSAGES = 1024
 _MAX_SIZE = 16 * 1024 * 1024
 _UNDER_WAY = 16
+_BROKEN = 1006
 
 
 CLIENT = Address("192.0.2.1", 50000)
@@ -185,6 +186,11 @@ class MemoryTransport(PullTransport):
         self.capabilities = Capabilities()
         self._wire = wire
 
+    def start(self, inbox: Inbox) -> None:
+        """Read; and have a connection that breaks end for the peer too."""
+        super().start(inbox)
+        inbox.call_on_end(lambda: self._wire.handler_ended(inbox.ended))
+
     async def accept(self, subprotocol: str | None, headers: list[tuple[str, str]]) -> None:
         """Answer the peer."""
         self._wire.answer(101, headers, subprotocol=subprotocol)
@@ -258,6 +264,13 @@ class MemoryWire(Wire):
             if not self.deliver(message):
                 self._room.clear()
                 self.inbox.call_on_room(self._room.set)
+
+    def handler_ended(self, end: Disconnect | None) -> None:
+        """The connection has ended for the handler; a peer that does not read learns of it."""
+        if end is not None and end.code == _BROKEN and self._answer.done():
+            self.inbox.disconnect(_BROKEN)
+            self._reading.set()
+            self._room.set()
 
     async def take_close(self, code: int, reason: str) -> None:
         """Close, when the peer reads."""

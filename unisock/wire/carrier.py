@@ -28,6 +28,10 @@ class Carrier(Protocol):
         It is resumed at a quarter of that: with a `high` of 1 when all was taken.
         """
 
+    def get_write_buffer_size(self) -> int:
+        """How many bytes are kept: fewer than before is a sign that the peer reads."""
+        ...
+
     def pause_reading(self) -> None:
         """Read no more."""
 

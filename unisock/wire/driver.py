@@ -6,6 +6,7 @@ from collections.abc import Awaitable, Callable, Iterator
 from functools import partial
 
 from unisock.runtime import Timer, Waiter
+from unisock.sends import SendClock
 from unisock.transport import ConnectionLost, Inbox
 
 from .carrier import Carrier
@@ -66,9 +67,11 @@ class Wire:
         "_is_closed",
         "_joined",
         "_keepalive",
+        "_kept",
         "_lost_waiter",
         "_max_early",
         "_reading_paused",
+        "_send_clock",
         "_waiting",
         "_write",
         "_write_waiters",
@@ -93,6 +96,9 @@ class Wire:
         self._reading_paused = False
         self._writing_paused = False
         self._write_waiters: list[Waiter[None]] | None = None
+        # Made when the first send waits; and how many bytes the socket had not taken.
+        self._send_clock: SendClock | None = None
+        self._kept = 0
         # Frames that are to be written together.
         self._joined: list[bytes] | None = None
         # How many messages were not received yet when the last frame was sent.
@@ -158,6 +164,7 @@ class Wire:
             close_timeout: seconds that the peer has for its part of a close.
         """
         self._inbox = inbox
+        inbox.times_sends = True
         self._max_early = max_early
         self._close_timeout = close_timeout
         if self.is_lost:
@@ -326,7 +333,28 @@ class Wire:
         """Wait while the peer does not take what is sent, or until the end."""
         assert self.connection is not None
         while self._writing_paused and self.connection.state is _OPEN:
+            self._time_sends()
             await self._wait_to_write()
+
+    def _time_sends(self) -> None:
+        """Cut the connection where the peer takes nothing for too long."""
+        assert self._inbox is not None
+        seconds = self._inbox.send_timeout
+        if self._send_clock is None and seconds is not None:
+            self._send_clock = SendClock(
+                seconds, self._carrier.call_later, self._was_taken, self._on_nothing_taken
+            )
+        if self._send_clock is not None:
+            self._send_clock.start()
+
+    def _was_taken(self) -> bool | None:
+        kept, self._kept = self._kept, self._carrier.get_write_buffer_size()
+        return self._kept < kept if self._write_waiters else None
+
+    def _on_nothing_taken(self, reason: str) -> None:
+        assert self._inbox is not None
+        self._inbox.disconnect(ABNORMAL, reason)
+        self._carrier.abort()
 
     async def _wait_to_write(self) -> None:
         waiter = self._create_waiter()
@@ -341,6 +369,8 @@ class Wire:
                 self._write_waiters.remove(waiter)
 
     def _wake_writers(self) -> None:
+        if self._send_clock is not None:
+            self._send_clock.stop()
         waiters, self._write_waiters = self._write_waiters, None
         for waiter in waiters or ():
             if not waiter.done():
