@@ -36,6 +36,11 @@ class Connection:
             ) from exc
 
     def __setattr__(self, name: str, value: Any) -> None:
+        """Set an attribute of its own; a handler's belong into `state`.
+
+        Raises:
+            AttributeError: there is none of that name.
+        """
         try:
             object.__setattr__(self, name, value)
         except AttributeError as exc:

@@ -38,6 +38,7 @@ MADE_ANEW = ("host", "upgrade", "connection", "sec-websocket-key", "sec-websocke
 ALL = 1 << 62
 # What is read of a client before the peer in memory has taken it.
 READ_AHEAD = 65536
+MIB = 1024 * 1024
 MAX_HEAD = 65536
 
 mounted("/by-hand/{room}")(tell_room)
@@ -90,7 +91,7 @@ class Bridge(asyncio.Protocol):
         self._transport = cast(asyncio.Transport, transport)
         loop = asyncio.get_running_loop()
         self._wire = Wire(AsyncioCarrier(self._transport, loop), loop.create_future)
-        self._wire.attach(self._inbox, max_early=READ_AHEAD, close_timeout=10.0)
+        self._wire.attach(self._inbox, max_early=MIB, close_timeout=10.0)
 
     def data_received(self, data: bytes) -> None:
         """The head of a request, and then frames."""

@@ -139,10 +139,10 @@ def test_the_command_is_installed() -> None:
 
 PUBLIC = {
     "Address", "Capabilities", "Cookie", "Deflate", "Depends", "Handler", "HandshakeRejected",
-    "Header", "InvalidMessage", "InvalidState", "JSONCodec", "Options", "Query", "SocketView",
+    "Header", "InvalidMessage", "InvalidState", "JSONCodec", "Options", "Query", "Router", "SocketView",
     "State", "SyncWebSocket", "URL", "UnisockError",
     "WebSocket", "WebSocketDisconnect", "WebSocketEndpoint", "WebSocketException", "mount",
-    "on_message",
+    "on_message", "route",
 }  # fmt: skip
 
 

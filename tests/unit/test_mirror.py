@@ -2,9 +2,8 @@
 
 from __future__ import annotations
 
-import re
 from collections.abc import Callable
-from inspect import Parameter, Signature, cleandoc, iscoroutinefunction, signature
+from inspect import Signature, iscoroutinefunction, signature
 from types import FunctionType
 from typing import Any, get_overloads
 
@@ -15,13 +14,8 @@ from unisock import SyncWebSocket, WebSocket
 # A block is cancelled; a thread cannot be.
 ASYNC_ONLY = {"while_connected"}
 TWINS = {"__aiter__": "__iter__"}
-RECEIVES = {"receive", "receive_text", "receive_bytes", "receive_json"}
 # What its function is, and what becomes of it, differs.
 OF_ITS_OWN = {"start_soon"}
-
-TIMEOUT = Parameter(
-    "timeout", Parameter.POSITIONAL_OR_KEYWORD, default=None, annotation="float | None"
-)
 
 
 def names(cls: type) -> set[str]:
@@ -52,7 +46,7 @@ def without_async(annotation: str) -> str:
 
 
 def translated(function: Callable[..., Any]) -> Signature:
-    """The signature of a method of `WebSocket`, as `SyncWebSocket` has it, but for timeouts."""
+    """The signature of a method of `WebSocket`, as `SyncWebSocket` has it."""
     original = signature(function)
     return original.replace(
         parameters=[
@@ -61,24 +55,6 @@ def translated(function: Callable[..., Any]) -> Signature:
         ],
         return_annotation=without_async(original.return_annotation),
     )
-
-
-def with_timeout(found: Signature) -> Signature:
-    """The same with ``timeout=`` at its end."""
-    # Where there is nothing before it, only by its name: what comes first is a type.
-    only_by_name = list(found.parameters) == ["self"]
-    kind = Parameter.KEYWORD_ONLY if only_by_name else Parameter.POSITIONAL_OR_KEYWORD
-    return found.replace(parameters=[*found.parameters.values(), TIMEOUT.replace(kind=kind)])
-
-
-def without_timeout(docstring: str) -> str:
-    """A docstring without its lines on timeouts, and without a heading that is left alone."""
-    lines = [
-        line
-        for line in cleandoc(docstring).splitlines()
-        if not line.strip().startswith(("timeout: ", "TimeoutError: "))
-    ]
-    return re.sub(r"Args:\n\n", "", "\n".join(lines))
 
 
 def test_the_same_names() -> None:
@@ -94,19 +70,13 @@ def test_the_same_names() -> None:
 class TestMethods:
     def test_parameters_and_what_is_returned(self, name: str) -> None:
         there, here = twins(name)
-        expected = translated(there)
-        if name in RECEIVES:
-            parameters = [*expected.parameters.values(), TIMEOUT]
-            expected = expected.replace(parameters=parameters)
-        assert signature(here) == expected
+        assert signature(here) == translated(there)
 
     def test_overloads(self, name: str) -> None:
         there, here = twins(name)
         expected = [translated(overload) for overload in get_overloads(there)]
-        if name in RECEIVES:
-            expected = [with_timeout(found) for found in expected]
         assert [signature(overload) for overload in get_overloads(here)] == expected
-        assert bool(expected) == (name in {"receive_json", "iter_json"})
+        assert bool(expected) == (name.startswith("receive") or name == "iter_json")
 
     def test_no_coroutine_is_left(self, name: str) -> None:
         assert not iscoroutinefunction(twins(name)[1])
@@ -117,12 +87,7 @@ class TestMethods:
         if name in OF_ITS_OWN:
             assert here.__doc__ != there.__doc__
         else:
-            assert without_timeout(here.__doc__) == cleandoc(there.__doc__)
-
-    def test_the_docstring_tells_of_its_timeout(self, name: str) -> None:
-        told = ["timeout: ", "TimeoutError: "]
-        here = twins(name)[1]
-        assert [words in here.__doc__ for words in told] == [name in RECEIVES] * 2
+            assert here.__doc__ == there.__doc__
 
 
 @pytest.mark.parametrize("name", PROPERTIES)
@@ -136,4 +101,4 @@ def test_properties(name: str) -> None:
 
 def test_only_what_is_there_twice_may_differ() -> None:
     """A name that is not there (any more) would weaken the comparisons unseen."""
-    assert {*ASYNC_ONLY, *TWINS, *RECEIVES, *OF_ITS_OWN} <= names(WebSocket)
+    assert {*ASYNC_ONLY, *TWINS, *OF_ITS_OWN} <= names(WebSocket)

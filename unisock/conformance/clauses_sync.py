@@ -254,7 +254,7 @@ def poll(ws: SyncWebSocket) -> None:
         except TimeoutError:
             pause(0.001)
     ws.send_json([raised, got, _raised(ws.receive, timeout=0), _raised(ws.receive, timeout=0.01)])
-    _wait_until(lambda: ws.closed)
+    _wait_until(lambda: ws.close_code is not None)
     journal(ws, "after", got=ws.receive(timeout=0), then=_raised(ws.receive, timeout=0))
 
 
@@ -794,7 +794,7 @@ def sleep_until_the_end(ws: SyncWebSocket) -> None:
     """Sleep, and do nothing else, until the connection has ended."""
     ws.accept()
     ws.send_text("tick")
-    _wait_until(lambda: ws.closed)
+    _wait_until(lambda: ws.close_code is not None)
     journal(ws, "noticed", code=ws.close_code, reason=ws.close_reason)
 
 
@@ -821,7 +821,7 @@ def wait_elsewhere(ws: SyncWebSocket) -> None:
     code = ws.wait_closed()
     for join in joins:
         join()
-    assert (before, ws.closed, codes, ws.wait_closed()) == (False, True, [code] * 2, code)
+    assert (before, codes, ws.wait_closed()) == (False, [code] * 2, code)
     journal(ws, "noticed", code=code, reason=ws.close_reason)
 
 
