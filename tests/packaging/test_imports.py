@@ -139,8 +139,8 @@ def test_the_command_is_installed() -> None:
 
 PUBLIC = {
     "Address", "Capabilities", "Cookie", "Deflate", "Depends", "Handler", "HandshakeRejected",
-    "Header", "InvalidMessage", "InvalidState", "JSONCodec", "Options", "Query", "Router", "SocketView",
-    "State", "SyncWebSocket", "URL", "UnisockError",
+    "Header", "InvalidMessage", "InvalidState", "JSONCodec", "Options", "Query", "Router",
+    "SocketView", "State", "SyncWebSocket", "URL", "UnisockError",
     "WebSocket", "WebSocketDisconnect", "WebSocketEndpoint", "WebSocketException", "mount",
     "on_message", "route",
 }  # fmt: skip
