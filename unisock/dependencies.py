@@ -180,7 +180,7 @@ class Plan:
             try:
                 values[value] = value.read(handshake)
             except BadParameter as exc:
-                problems.append(str(exc))
+                problems.extend(exc.problems)
         if problems:
             logger.info(
                 "%s: handshake rejected: %s", session.transport._describe(), "; ".join(problems)

@@ -73,7 +73,15 @@ def injects_nothing(_: object) -> bool:
 
 
 class BadParameter(Exception):
-    """What a client has sent for a parameter is not what that takes; `str` says so."""
+    """What a client has sent for a parameter does not fit.
+
+    Attributes:
+        problems: what is wrong, a line each.
+    """
+
+    def __init__(self, *problems: str) -> None:
+        super().__init__("; ".join(problems))
+        self.problems = problems
 
 
 @dataclass(frozen=True, slots=True)
@@ -152,23 +160,26 @@ class Value:
         except Exception as exc:
             if not isinstance(exc, ValueError):  # what both libraries raise is one
                 raise
-            raise BadParameter(self._why(where, given, exc)) from exc
+            # Of an object each field that is wrong is told.
+            reasons = reason_of(exc, "", lambda: given).removeprefix("$").split("; $")
+            raise BadParameter(*(self._why(where, given, each) for each in reasons)) from exc
         for each in value if self.takes_list else (value,):
             if isinstance(each, float) and not math.isfinite(each):
                 words = f"expected a finite float, got {_quote(str(each))}"
                 raise BadParameter(f"{_describe(where, self.key)}: {words}")
         return value
 
-    def _why(self, where: Place, given: Any, exc: Exception) -> str:
-        path, _, words = reason_of(exc, "", given).partition(": ")
+    def _why(self, where: Place, given: Any, reason: str) -> str:
+        """What is wrong, from a reason as "[1]: expected int, got str"."""
+        path, _, words = reason.partition(": ")
         key = self.key
         value = given
         if self.fields is not None:
-            field, _, path = path.removeprefix("$.").partition("[")
+            field, bracket, path = path.removeprefix(".").partition("[")
             key = self.fields[field][0] if field in self.fields else field
             value = given.get(field)
-            path = f"[{path}" if path else "$"
-        number = re.fullmatch(r"\$?\[(\d+)\]", path)
+            path = bracket + path
+        number = re.fullmatch(r"\[(\d+)\]", path)
         if number is not None and isinstance(value, list):
             value = value[int(number[1])]
         if words == "missing":

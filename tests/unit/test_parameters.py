@@ -306,6 +306,11 @@ class Filters(msgspec.Struct):
     name: str = "all"
 
 
+class Numbers(msgspec.Struct):
+    limit: int
+    tags: list[Annotated[int, msgspec.Meta(le=1)]]
+
+
 @dataclass
 class DataFilters:
     limit: int
@@ -342,6 +347,21 @@ class TestObjects:
         assert refused("/", annotation) == 'query parameter "limit" is missing'
         told = refused("/?limit=x", annotation)
         assert told == 'query parameter "limit": expected int, got "x"'
+
+    def test_all_fields_that_do_not_fit_are_told(self) -> None:
+        class Model(pydantic.BaseModel):
+            a: int
+            b: int
+            c: list[int] = []
+
+        told = refused("/?b=x&c=1&c=y", Annotated[Model, Query()])
+        assert told.splitlines() == [
+            'query parameter "a" is missing',
+            'query parameter "b": expected int, got "x"',
+            'query parameter "c": expected int, got "y"',
+        ]
+        told = refused("/?limit=1&tags=1&tags=2", Annotated[Numbers, Query()])
+        assert told == 'query parameter "tags": expected int <= 1'
 
     def test_of_headers_and_cookies(self) -> None:
         class Who(msgspec.Struct):
