@@ -132,7 +132,7 @@ class _Protocol(asyncio.Protocol):
         self.resume_writing = wire.resume_writing  # type: ignore[method-assign]
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """For aiohttp it has ended too."""
+        """Tell aiohttp as well that the connection has ended."""
         self._wire.connection_lost()
         self._aiohttp.connection_lost(exc)
 
@@ -143,7 +143,7 @@ class _Protocol(asyncio.Protocol):
         self._wire.data_received(data)
 
     def feed_eof(self) -> None:
-        """`connection_lost` has told of it."""
+        """Do nothing: `connection_lost` tells of the end."""
 
 
 class AiohttpTransport(WireTransport):

@@ -54,7 +54,7 @@ _DAPHNE = Capabilities(
 
 # Seconds: in granian 2.8 a send that is cancelled as it ends never returns.
 _GRANIAN_PATIENCE = 0.5
-# Seconds: so long a client that was rejected may take for its part of the end of TLS.
+# How many seconds a rejected client has to end TLS.
 _TLS_PATIENCE = 1.0
 
 SERVERS: Mapping[str, Capabilities] = MappingProxyType(
@@ -286,7 +286,7 @@ class ASGITransport(PullTransport):
             await self._until_closed()
 
     async def _until_closed(self) -> None:
-        """Over TLS that takes longer.  uvicorn tells of it by an event behind that of the end."""
+        """Wait for the end of TLS.  uvicorn sends one more event after it."""
         with suppress(TimeoutError, *_LOST):
             async with asyncio.timeout(_TLS_PATIENCE):
                 if self._reader is None:

@@ -77,7 +77,8 @@ def endpoint(
 
 
 def _endpoint(app: FastAPIEndpoint) -> Callable[..., Awaitable[None]]:
-    async def websocket_endpoint(websocket: WebSocket, **injected: Any) -> None:
+    async def websocket_endpoint(unisock_websocket: WebSocket, **injected: Any) -> None:
+        websocket = unisock_websocket  # a parameter of the handler may be called that
         websocket.scope[_INJECTED] = injected
         # Starlette's state machine is passed by: it would cost time with each
         # message and hide what the server tells.  The two are private; seen
@@ -85,7 +86,7 @@ def _endpoint(app: FastAPIEndpoint) -> Callable[..., Awaitable[None]]:
         await app(websocket.scope, websocket._receive, websocket._send)
 
     websocket_endpoint.__name__ = app.__name__
-    own = Parameter("websocket", Parameter.KEYWORD_ONLY, annotation=WebSocket)
+    own = Parameter("unisock_websocket", Parameter.KEYWORD_ONLY, annotation=WebSocket)
     # What FastAPI looks at to know what to inject.
     websocket_endpoint.__signature__ = Signature([own, *app.injected])  # type: ignore[attr-defined]  # a function has none by itself
     return websocket_endpoint
@@ -113,7 +114,9 @@ def mount(
     """
     fastapis = [each for each in dependencies or () if isinstance(each, Depends)]
     others = [each for each in dependencies or () if not isinstance(each, Depends)]
-    asgi_app = FastAPIEndpoint(handler, dependencies=others, **options)
+    if others:
+        options["dependencies"] = others
+    asgi_app = FastAPIEndpoint(handler, **options)
     websocket_endpoint = _endpoint(asgi_app)
     app.add_api_websocket_route(
         starlette_path(template), websocket_endpoint, name=name, dependencies=fastapis

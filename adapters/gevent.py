@@ -89,7 +89,9 @@ class GeventCarrier:
     # Reading
 
     def read(self) -> None:
-        """Hand what comes to the wire until the connection has ended; may be struck.
+        """Hand what comes to the wire until the connection has ended.
+
+        The greenlet may be killed meanwhile.
 
         The others have their turn before each piece, and before each callback.
         """
@@ -297,7 +299,7 @@ class GeventTransport(WireTransport):
     """A connection whose handshake waits for `accept`.
 
     Two greenlets share it: one reads, and the verbs run in the other, which is that of the
-    event loop or the request's own.  Neither is interrupted but where it waits.
+    event loop or the request's own.  Each can be interrupted only where it waits.
 
     Args:
         handshake: the handshake.
@@ -307,7 +309,7 @@ class GeventTransport(WireTransport):
         prepare: what the framework does with the answer; called once at most.
 
     Raises:
-        unisock.wire.opening.Refusal: the handshake is none.
+        unisock.wire.opening.Refusal: the request is not a valid handshake.
     """
 
     def __init__(

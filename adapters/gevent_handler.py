@@ -119,7 +119,7 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         """As pywsgi's, which parses the headers, but not without a limit.
 
         Raises:
-            ValueError: they are none (RFC 9112, section 5), or do not say where the body
+            ValueError: they are malformed (RFC 9112, section 5), or do not say where the body
                 ends (section 6).
         """
         headers: Any = WSGIHandler.MessageClass(self, _Head(fp, self.max_head_size), *args)
@@ -188,7 +188,8 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
             subprotocol = None
         response = opening.response(subprotocol, [])
         self.answered(response)
-        self.socket.sendall(response)
+        with suppress(OSError):  # nobody is left to read it
+            self.socket.sendall(response)
         self.websocket = websocket
         websocket.open(environ)
         # All that a server has, for those who send to all.
@@ -272,7 +273,8 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
     def refuse(self, response: bytes) -> None:
         """Answer the handshake with an HTTP response that is no 101."""
         self.answered(response)
-        self.socket.sendall(response)
+        with suppress(OSError):  # nobody is left to read it
+            self.socket.sendall(response)
         self._discard()
 
     def answered(self, response: bytes) -> None:
@@ -316,7 +318,7 @@ class _StockWebSocket(StockWebSocket):  # type: ignore[misc]  # untyped package
 
 
 class _HeadMalformed(ValueError):
-    """The headers of a request are none."""
+    """The headers of a request are malformed."""
 
 
 class _HeadTooLarge(ValueError):

@@ -12,7 +12,6 @@ import contextvars
 import selectors
 import sys
 from collections.abc import Callable, Mapping
-from functools import partial
 from typing import Any, TypeVar, TypeVarTuple, Unpack
 from weakref import WeakKeyDictionary
 
@@ -239,9 +238,10 @@ class HubRuntime(AsyncioRuntime):
         """The event loop: other greenlets of the thread may run others."""
         return asyncio._get_running_loop
 
-    async def run_plain(self, function: Callable[[], T]) -> T:
-        """In a greenlet."""
-        return await call_in_greenlet(partial(contextvars.copy_context().run, function))
+    async def run_plain(self, function: Callable[[], T], *, releases: bool = False) -> T:
+        """In a greenlet of its own."""
+        del releases
+        return await call_in_greenlet(function)
 
 
 HUB = HubRuntime()

@@ -56,13 +56,27 @@ class AsyncioRuntime(Runtime):
             isinstance(exc, asyncio.CancelledError) and task is not None and task.cancelling() > 0
         )
 
-    async def run_plain(self, function: Callable[[], T]) -> T:
-        """In a thread of the loop's pool."""
-        return await until_done(asyncio.ensure_future(asyncio.to_thread(function)))
+    async def run_plain(self, function: Callable[[], T], *, releases: bool = False) -> T:
+        """In a thread of the loop's pool; one that releases has a thread of its own."""
+        # Not a task, as that of asyncio.to_thread: a loop that ends cancels it, and the
+        # function would go on.
+        loop = asyncio.get_running_loop()
+        if not releases:
+            return await until_done(loop.run_in_executor(None, function))
+        result: futures.Future[T] = futures.Future()
+        threading.Thread(target=_call_into, args=(result, function), daemon=True).start()
+        return await until_done(asyncio.wrap_future(result))
 
     def create_workers(self, describe: Callable[[], str]) -> Workers:
         """Threads."""
         return ThreadWorkers(describe)
+
+
+def _call_into(result: futures.Future[T], function: Callable[[], T]) -> None:
+    try:
+        result.set_result(function())
+    except BaseException as exc:  # noqa: BLE001  # it is raised where the result is awaited
+        result.set_exception(exc)
 
 
 ASYNCIO = AsyncioRuntime()

@@ -36,10 +36,10 @@ class Connection:
             ) from exc
 
     def __setattr__(self, name: str, value: Any) -> None:
-        """Set an attribute of its own; a handler's belong into `state`.
+        """Set an own attribute.  A handler keeps its attributes in `state`.
 
         Raises:
-            AttributeError: there is none of that name.
+            AttributeError: the WebSocket has no such attribute.
         """
         try:
             object.__setattr__(self, name, value)

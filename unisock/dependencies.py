@@ -17,6 +17,7 @@ a class                     on the event loop                        where the f
 
 from __future__ import annotations
 
+import contextvars
 import logging
 from collections.abc import Awaitable, Callable, Iterator, Mapping, Sequence
 from contextlib import (
@@ -44,7 +45,7 @@ from .parameters import (
     injects_nothing,
 )
 from .paths import PathTemplate
-from .runtime import check_not_awaitable, is_async, name_of
+from .runtime import adopt, check_not_awaitable, is_async, name_of
 from .session import Session
 from .sync_websocket import SyncWebSocket
 
@@ -54,6 +55,8 @@ T = TypeVar("T")
 
 Overrides: TypeAlias = Mapping[Callable[..., Any], Callable[..., Any]]
 """What is called in place of a dependency, in a test."""
+
+_CONTEXTLIB = contextmanager.__code__.co_filename
 
 NO_OVERRIDES: Overrides = MappingProxyType({})
 
@@ -106,14 +109,18 @@ class Plan:
         self._name = name_of(function)
         self._blocks = blocks
         self._overrides = overrides
+        self._replaced: set[Callable[..., Any]] = set()
+        _check_overrides(overrides)
         self._steps: list[_Step] = []
         self._places: dict[object, int] = {}
         for depends in before:
             self._place_of(depends, ())
         arguments = arguments_of(
-            function, first_is_websocket=not isclass(function), injects=injects
+            function, blocks=blocks, first_is_websocket=not isclass(function), injects=injects
         )
         self._target = self._step_of(function, arguments, ())
+        for unused in overrides.keys() - self._replaced:
+            raise TypeError(f"overrides=: {self._name} does not depend on {name_of(unused)}")
         sources = [argument.source for argument in arguments]
         self.injected = tuple(each for each in sources if isinstance(each, Parameter))
         self._values = tuple(
@@ -146,7 +153,10 @@ class Plan:
 
     def _place_of(self, depends: Depends, above: tuple[Callable[..., Any], ...]) -> int:
         """The place of a dependency in the list, which has what it needs before it."""
-        function = self._overrides.get(depends.dependency, depends.dependency)
+        function = depends.dependency
+        if function in self._overrides:
+            self._replaced.add(function)
+            function = self._overrides[function]
         if depends.use_cache and function in self._places:
             return self._places[function]
         if function in above:
@@ -154,11 +164,18 @@ class Plan:
             raise TypeError(f"{self._name}: {chain}")
         if self._blocks and (is_async(function) or isasyncgenfunction(_bare(function))):
             raise TypeError(
-                f"{self._name} is a plain function, and {name_of(function)} is async: what a plain "
-                "function depends on are plain functions too"
+                f"{self._name} is a plain function, and {name_of(function)} is async: make "
+                f"{name_of(function)} a plain `def`, or the handler `async def`"
             )
         owner = f"{name_of(function)}, a dependency of {self._name}"
-        step = self._step_of(function, arguments_of(function, owner=owner), above)
+        if getattr(getattr(function, "__code__", None), "co_filename", "") == _CONTEXTLIB:
+            raise TypeError(
+                f"{owner}, is decorated as a context manager: take the decorator off, a generator "
+                "is closed without it"
+            )
+        step = self._step_of(
+            function, arguments_of(function, owner=owner, blocks=self._blocks), above
+        )
         self._steps.append(step)
         place = len(self._steps) - 1
         if depends.use_cache:
@@ -233,7 +250,7 @@ class Plan:
                     else:
                         binding.give(_checked(bound(), dependency))
                 args, kwargs = binding.arguments()
-                returned = function(*args, **kwargs)
+                returned = _checked(function(*args, **kwargs), function)
                 if session.ws._accepted:
                     ws.close()  # the connection ends before what it depends on
             except BaseException as exc:
@@ -253,6 +270,7 @@ class _Binding:
         self._ws = ws
         self._values = plan.read(session)
         self._injected = session.transport.injected
+        self._inbox = session.ws._inbox
         self._given: list[Any] = []
 
     def steps(self) -> Iterator[tuple[Callable[..., Any], Callable[..., Any]]]:
@@ -260,6 +278,12 @@ class _Binding:
         for step in self._plan._steps:
             args, kwargs = self._bind(step)
             yield step.function, partial(step.function, *args, **kwargs)
+            self._raise_if_ended()
+
+    def _raise_if_ended(self) -> None:
+        """The client has left, or a dependency has rejected: nothing else is called."""
+        if self._inbox.ended is not None:
+            raise self._inbox.disconnected()
 
     def give(self, value: Any) -> None:
         """What the last dependency has given."""
@@ -329,33 +353,42 @@ class _Injection:
         if isgeneratorfunction(bare):
             self.must_close = True
             return await self._enter_plain(contextmanager(bound)())
-        return _checked(await self._run_plain(bound), dependency)
+        context = contextvars.copy_context()
+        given = await self._run_plain(context, bound)
+        adopt(context)
+        return _checked(given, dependency)
 
     async def _enter_plain(self, manager: AbstractContextManager[T]) -> T:
+        # Both halves have one context, as they would in a thread of their own.
+        context = contextvars.copy_context()
         entered: list[T] = []
 
         async def leave(*exc_info: Any) -> bool | None:
-            return await self._run_plain(partial(manager.__exit__, *exc_info))
+            left = partial(manager.__exit__, *exc_info)
+            return await self._run_plain(context, left, releases=True)
 
         try:
-            await self._run_plain(lambda: entered.append(manager.__enter__()))
+            await self._run_plain(context, lambda: entered.append(manager.__enter__()))
         finally:
             # A cancellation may have come meanwhile.
             if entered:
                 self._stack.push_async_exit(leave)
+        adopt(context)
         return entered[0]
 
-    async def _run_plain(self, function: Callable[[], T]) -> T:
+    async def _run_plain(
+        self, context: contextvars.Context, function: Callable[[], T], *, releases: bool = False
+    ) -> T:
         def run() -> T:
             try:
-                return function()
+                return context.run(function)
             except StopIteration as exc:  # as in a generator (PEP 479): no future takes it
                 raise RuntimeError("a dependency has raised StopIteration") from exc
 
-        return await self._session.ws._runtime.run_plain(run)
+        return await self._session.ws._runtime.run_plain(run, releases=releases)
 
     async def close(self) -> None:
-        """Go on in those that have yielded, the last first, with what has ended the handler.
+        """Resume each generator, the last one first, with the exception that ended the handler.
 
         Raises:
             Exception: what one of them raised beyond that.
@@ -368,6 +401,14 @@ class _Injection:
                 raise
 
 
+def _check_overrides(overrides: object) -> None:
+    if not isinstance(overrides, Mapping):
+        raise TypeError(f"overrides= takes a dict of functions, not {overrides!r}")
+    for function, other in overrides.items():
+        if not callable(function) or not callable(other):
+            raise TypeError(f"overrides= takes a dict of functions: {function!r}: {other!r}")
+
+
 def _exc_info(exc: BaseException | None) -> tuple[Any, Any, Any]:
     return (None, None, None) if exc is None else (type(exc), exc, exc.__traceback__)
 
@@ -378,7 +419,7 @@ def _checked(returned: T, dependency: Callable[..., Any]) -> T:
 
 
 def _bare(function: Callable[..., Any]) -> Any:
-    """What tells the kind of a function: without partials, decorators, and as a function."""
+    """The innermost function: partials and decorators are removed."""
     while isinstance(function, partial):
         function = function.func
     function = unwrap(function)

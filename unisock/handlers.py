@@ -44,14 +44,26 @@ Handler: TypeAlias = AsyncFunction | SyncFunction | type[BaseEndpoint]
 def check_handler(handler: Handler, injects: Injects | None = None) -> Handler:
     """Return `handler` if it can be mounted.
 
-    A `MountedHandler` can: it is a handler with its options.
-
     Args:
         handler: what is to be mounted.
         injects: tells which parameters are for the framework to inject.
 
     Raises:
-        TypeError: it is none of the three forms; the message says what to change.
+        TypeError: it is none of the three forms, or has a parameter that cannot be had; the
+            message says what to change.
+    """
+    check_form(handler)
+    plan_of(handler, injects=injects)
+    return handler
+
+
+def check_form(handler: Handler) -> Handler:
+    """Return `handler` if it is of one of the three forms.
+
+    A `MountedHandler` is: it is a handler with its options.
+
+    Raises:
+        TypeError: it is not; the message says what to change.
     """
     if isinstance(handler, MountedHandler):
         return cast(Handler, handler)  # it has no place in the type that users see
@@ -60,7 +72,6 @@ def check_handler(handler: Handler, injects: Injects | None = None) -> Handler:
         raise TypeError(f"mount the class {name}, not an instance: each connection has its own")
     if isinstance(handler, type):
         _check_class(handler)
-        plan_of(handler, injects=injects)
         return handler
     if not callable(handler):
         raise TypeError(
@@ -75,7 +86,6 @@ def check_handler(handler: Handler, injects: Injects | None = None) -> Handler:
             f"{name_of(handler)} is {kind}, and no handler: name the handler itself, "
             "`async def handler(ws)`"
         )
-    plan_of(handler, injects=injects)
     return handler
 
 
@@ -128,7 +138,8 @@ def _needs_plan(handler: Handler) -> bool:
             return False
     except (TypeError, ValueError) as exc:  # ValueError: a builtin's signature is not known
         raise TypeError(
-            f"a handler takes one argument, the WebSocket: {name_of(handler)}: {exc}"
+            f"a handler takes one argument, the WebSocket, and perhaps parameters: "
+            f"{name_of(handler)}: {exc}"
         ) from exc
     return len(passed) > 1 or passed[0].kind is Parameter.KEYWORD_ONLY
 
@@ -201,7 +212,7 @@ def prepare(
             already.
         ValueError: an option's value.
     """
-    check_handler(handler, injects)
+    check_form(handler)
     if isinstance(handler, MountedHandler):
         if options:
             raise TypeError(f"{handler.name} is mounted with its own options: leave out {options}")
@@ -328,7 +339,7 @@ class _Endpoint(MountedHandler):
             try:
                 await serve(*args, **kwargs)
             except WebSocketDisconnect as exc:
-                # No hook has failed: to what they depend on this is a normal end.
+                # No hook has failed.  The dependencies see a normal end.
                 if is_foreign(exc, is_open=not session.ws._has_ended):
                     raise
 

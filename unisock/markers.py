@@ -20,7 +20,7 @@ from dataclasses import dataclass
 from typing import Any
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class _From:
     """A marker of a value that a client sends."""
 
@@ -31,7 +31,7 @@ class _From:
             raise TypeError(f"alias= is a name, not {self.alias!r}")
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Query(_From):
     """``Annotated[…, Query()]``: a value of the query.
 
@@ -40,7 +40,7 @@ class Query(_From):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Header(_From):
     """``Annotated[…, Header()]``: a header of the request.
 
@@ -50,7 +50,7 @@ class Header(_From):
     """
 
 
-@dataclass(frozen=True, slots=True)
+@dataclass(frozen=True, slots=True, kw_only=True)
 class Cookie(_From):
     """``Annotated[…, Cookie()]``: a cookie.
 

@@ -15,7 +15,8 @@ from collections.abc import Iterable, Iterator, Sequence
 from types import ModuleType
 from typing import TYPE_CHECKING, Any
 
-from .handlers import Handler, check_handler, plan_of
+from .handlers import Handler, check_form, plan_of
+from .markers import Depends
 from .paths import PathTemplate
 
 if TYPE_CHECKING:
@@ -33,8 +34,11 @@ def mount(app: Any, path: str, handler: Handler, **options: Any) -> None:
     adapter = _load(entry)
     template = _template_of(app, path)
     injects = getattr(adapter, "injects", None)
-    check_handler(handler, injects)
-    if (plan := plan_of(handler, injects=injects)) is not None:
+    check_form(handler)
+    given = options.get("dependencies") or ()
+    # Those of the framework are its own affair; what is no list, `Options` tells.
+    own = [d for d in given if isinstance(d, Depends)] if isinstance(given, Sequence) else ()
+    if (plan := plan_of(handler, own, injects=injects)) is not None:
         plan.check_path(template)
     adapter.mount(app, template, handler, **options)
 

@@ -16,14 +16,15 @@ as a dataclass or a pydantic model, gets a value for each field.
 
 from __future__ import annotations
 
+import copy
 import json
-import math
 import re
 import typing
 from collections.abc import Callable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from decimal import Decimal
 from functools import partial
-from inspect import Parameter, isclass, unwrap
+from inspect import Parameter, isclass, isfunction, ismethod, isroutine, unwrap
 from typing import Any, Literal, TypeAlias
 
 import msgspec
@@ -39,6 +40,8 @@ from .printing import escaped
 from .reasons import reason_of
 from .runtime import name_of as name_of_function
 from .runtime import passed_to
+from .sync_websocket import SyncWebSocket
+from .websocket import WebSocket
 
 _MARKERS = (Query, Header, Cookie, Depends)
 _MOST_OF_VALUE = 50
@@ -60,6 +63,9 @@ _OF_CONVERTER: Mapping[str, tuple[type[info.Type], ...]] = {
     "float": (info.AnyType, info.FloatType, info.DecimalType),
     "uuid": (info.AnyType, info.UUIDType),
 }  # fmt: skip
+_NUMBERS = (info.FloatType, info.DecimalType)
+# As float() and Decimal() take them.
+_NOT_FINITE = re.compile(r"[+-]?(s?nan\d*|inf(inity)?)", re.IGNORECASE)
 _GOT = re.compile(r"(expected .*), got [a-z]+")
 
 Place = Literal["path", "query", "header", "cookie"]
@@ -68,7 +74,7 @@ Injects: TypeAlias = Callable[[object], bool]
 
 
 def injects_nothing(_: object) -> bool:
-    """As most frameworks."""
+    """A framework that injects nothing."""
     return False
 
 
@@ -110,8 +116,10 @@ class Value:
         key: its name there.
         type: what it is converted to.
         default: what it is where the client sends none; `_MISSING`: it is required.
-        fields: if the type has fields: the key of each, and whether it takes a list.
+        fields: if the type has fields: the key of each, whether it takes a list, and whether
+            it is a number.
         takes_list: whether it gets all values of the key.
+        is_bare: whether it has no annotation.
     """
 
     name: str
@@ -119,8 +127,9 @@ class Value:
     key: str
     type: Any
     default: Any
-    fields: Mapping[str, tuple[str, bool]] | None
+    fields: Mapping[str, tuple[str, bool, bool]] | None
     takes_list: bool
+    is_bare: bool
 
     def read(self, handshake: Handshake) -> Any:
         """The value on one connection.
@@ -134,39 +143,46 @@ class Value:
         where = self.where or "query"
         values_of = _READERS[where]
         if self.fields is not None:
-            return self._convert(where, self._object(partial(values_of, handshake)))
+            of_fields = self._object(where, partial(values_of, handshake))
+            if not of_fields and self.default is not _MISSING:
+                return self._own_default()
+            return self._convert(where, of_fields)
         found = values_of(handshake, self.key)
         if not found:
             if self.default is _MISSING:
                 raise BadParameter(f"{_describe(where, self.key)} is missing")
-            return self.default
+            return self._own_default()
         given = found if self.takes_list else found[0]
         return given if self.type in (str, Any) else self._convert(where, given)
 
-    def _object(self, values_of: Callable[[str], Sequence[str]]) -> dict[str, Any]:
+    def _own_default(self) -> Any:
+        """The default, which is not shared with other connections where it can be changed."""
+        is_mutable = isinstance(self.default, list | set | dict)
+        return copy.copy(self.default) if is_mutable else self.default
+
+    def _object(self, where: Place, values_of: Callable[[str], Sequence[str]]) -> dict[str, Any]:
         assert self.fields is not None
-        found = {field: (values_of(key), many) for field, (key, many) in self.fields.items()}
-        return {
-            field: values if many else values[0]
-            for field, (values, many) in found.items()
-            if values
-        }
+        found: dict[str, Any] = {}
+        for field, (key, many, is_number) in self.fields.items():
+            values = values_of(key)
+            for value in values if is_number else ():
+                _check_finite(value, where, key)
+            if values:
+                found[field] = values if many else values[0]
+        return found
 
     def _convert(self, where: Place, given: Any) -> Any:
         try:
             if is_model(self.type):
                 return self.type.model_validate(given)
             value = msgspec.convert(given, self.type, strict=False)
-        except Exception as exc:
-            if not isinstance(exc, ValueError):  # what both libraries raise is one
-                raise
+        except ValueError as exc:  # both libraries' errors are
             # Of an object each field that is wrong is told.
             reasons = reason_of(exc, "", lambda: given).removeprefix("$").split("; $")
             raise BadParameter(*(self._why(where, given, each) for each in reasons)) from exc
         for each in value if self.takes_list else (value,):
-            if isinstance(each, float) and not math.isfinite(each):
-                words = f"expected a finite float, got {_quote(str(each))}"
-                raise BadParameter(f"{_describe(where, self.key)}: {words}")
+            if isinstance(each, float | Decimal):
+                _check_finite(str(each), where, self.key)
         return value
 
     def _why(self, where: Place, given: Any, reason: str) -> str:
@@ -188,6 +204,13 @@ class Value:
         if got is not None and isinstance(value, str):
             words = f"{got[1]}, got {_quote(value)}"
         return f"{_describe(where, key)}: {words}"
+
+
+def _check_finite(text: str, where: Place, key: str) -> None:
+    """Raise for NaN and the infinities, which both libraries take."""
+    if _NOT_FINITE.fullmatch(text.strip()):
+        words = f"expected a finite number, got {_quote(text)}"
+        raise BadParameter(f"{_describe(where, key)}: {words}")
 
 
 def _quote(text: str) -> str:
@@ -226,6 +249,7 @@ _READERS: Mapping[str, Callable[[Handshake, str], Sequence[str]]] = {
 def arguments_of(
     function: Callable[..., Any],
     *,
+    blocks: bool,
     owner: str | None = None,
     first_is_websocket: bool = False,
     injects: Injects = injects_nothing,
@@ -234,6 +258,8 @@ def arguments_of(
 
     Args:
         function: a handler, a dependency, or an endpoint's class.
+        blocks: whether the handler is a plain function, whose WebSocket is a
+            `SyncWebSocket`.
         owner: whose it is, for an error's message; `None`: its name.
         first_is_websocket: whether its first parameter is the WebSocket if no other is.
         injects: tells what is for the framework to inject.
@@ -248,8 +274,24 @@ def arguments_of(
         return ()
     hints = _hints_of(function, owner) if len(parameters) > 1 or not first_is_websocket else {}
     websockets = [p.name for p in parameters if _is_websocket(hints.get(p.name))]
+    given = SyncWebSocket if blocks else WebSocket
+    for name in websockets:
+        if not any(isclass(each) and issubclass(given, each) for each in members(hints[name])):
+            raise TypeError(
+                f"{owner}: parameter {name!r} is a {given.__name__} here: annotate it as that, or "
+                "as WebSocket | SyncWebSocket"
+            )
     if not websockets and first_is_websocket:
         websockets = [parameters[0].name]
+    for parameter in parameters:
+        is_annotated = parameter.annotation is not Parameter.empty
+        if not (is_annotated or first_is_websocket or isclass(function)):
+            raise TypeError(f"{owner}: parameter {parameter.name!r} has no type: annotate it")
+        if is_annotated and parameter.name not in hints and hints:
+            raise TypeError(
+                f"{owner}: the type of parameter {parameter.name!r} cannot be read: write a "
+                "function with annotations that returns the object"
+            )
     return tuple(
         Argument(
             parameter.name,
@@ -266,12 +308,19 @@ def _hints_of(function: Any, owner: str) -> Mapping[str, Any]:
     function = unwrap(function)
     while isinstance(function, partial):
         function = unwrap(function.func)
+    readable = [function]
     if isclass(function):
-        function = function.__init__
-    elif not hasattr(function, "__annotations__"):
-        function = type(function).__call__
+        # Its constructor, in whichever form; for what has none, as a msgspec Struct, its fields.
+        readable = [function, function.__new__, function.__init__]
+    elif not isroutine(function):
+        readable = [type(function).__call__]
     try:
-        return typing.get_type_hints(function, include_extras=True)
+        return {
+            name: hint
+            for each in readable
+            if isclass(each) or isfunction(each) or ismethod(each)
+            for name, hint in typing.get_type_hints(each, include_extras=True).items()
+        }
     except NameError as exc:
         raise TypeError(
             f"{owner}: an annotation cannot be read: {exc}; import it where the module is run, "
@@ -287,6 +336,9 @@ def _source_of(
     parameter: Parameter, type_: Any, owner: str, injects: Injects
 ) -> Value | Depends | Parameter:
     what = f"{owner}: parameter {parameter.name!r}"
+    _check_complete(parameter, type_, what)
+    while hasattr(type_, "__value__"):  # an alias (PEP 695)
+        type_ = type_.__value__
     for given in (*getattr(type_, "__metadata__", ()), parameter.default):
         if injects(given):
             return parameter.replace(annotation=type_, kind=Parameter.KEYWORD_ONLY)
@@ -302,6 +354,7 @@ def _source_of(
     if len(markers) > 1:
         raise TypeError(f"{what} has {len(markers)} markers: leave one")
     marker = markers[0] if markers else None
+    _check_nothing_inside(type_, injects, what)
     if isinstance(marker, Depends):
         return marker
     is_annotated = parameter.annotation is not Parameter.empty
@@ -311,6 +364,32 @@ def _source_of(
             "by functools.partial"
         )
     return _value_of(parameter, type_ if is_annotated else Any, marker, what)
+
+
+def _check_complete(parameter: Parameter, type_: Any, what: str) -> None:
+    """Raise for a marker without parentheses, and for a function that stands alone."""
+    for given in (*getattr(type_, "__metadata__", ()), parameter.default):
+        if given in _MARKERS:
+            raise TypeError(f"{what} has the class {given.__name__}: write {given.__name__}(…)")
+    for given in getattr(type_, "__metadata__", ()):
+        if isroutine(given):
+            raise TypeError(f"{what} has a function beside its type: write Depends(…) around it")
+
+
+def _check_nothing_inside(type_: Any, injects: Injects, what: str) -> None:
+    """Raise for a marker within a type, as in a union, where it would be passed over."""
+    for part in typing.get_args(type_):
+        while hasattr(part, "__value__"):
+            part = part.__value__  # noqa: PLW2901  # the alias is of no interest
+        for given in getattr(part, "__metadata__", ()):
+            if isinstance(given, _MARKERS) or injects(given):
+                kind = type(given).__name__
+                raise TypeError(
+                    f"{what}: {kind}(…) stands within a type: write "
+                    f"Annotated[… | None, {kind}(…)], with the marker outside"
+                )
+        if not getattr(type_, "__metadata__", ()) or part is not type_:
+            _check_nothing_inside(part, injects, what)
 
 
 def _check_not_foreign(given: Any, what: str) -> None:
@@ -335,16 +414,19 @@ def _value_of(
     takes_list = False
     if where is not None and len(members(plain)) == 1 and is_object(members(plain)[0]):
         plain = members(plain)[0]
+        if marker is not None and marker.alias is not None:
+            raise TypeError(f"{what} has an alias, but is read by the names of its fields")
         fields = {
-            field: (_key(field, where), _takes_list(type_))
-            for field, type_ in fields_of(plain).items()
+            field: (_key(field, where), _takes_list(each), _is_number(each, plain, what))
+            for field, each in fields_of(plain).items()
         }
     else:
         _check_kinds(_kinds_of(plain, what), plain, what)
         takes_list = _takes_list(plain)
     default = _MISSING if parameter.default is Parameter.empty else parameter.default
     key = _key(name, where) if marker is None or marker.alias is None else marker.alias
-    return Value(name, where, key, plain, default, fields, takes_list)
+    is_bare = parameter.annotation is Parameter.empty
+    return Value(name, where, key, plain, default, fields, takes_list, is_bare)
 
 
 def _key(name: str, where: str | None) -> str:
@@ -374,6 +456,22 @@ def _kinds_of(type_: Any, what: str) -> tuple[info.Type, ...]:
     while isinstance(kind, info.Metadata):
         kind = kind.type
     return kind.types if isinstance(kind, info.UnionType) else (kind,)
+
+
+def _is_number(field: Any, owner: Any, what: str) -> bool:
+    """Whether a field is a float or a `Decimal`; a model of pydantic's looks for itself.
+
+    Raises:
+        TypeError: it cannot be read from a request.
+    """
+    if is_model(owner):
+        return any(each in (float, Decimal) for each in members(field))
+    kinds = _kinds_of(field, what)
+    _check_kinds(kinds, field, what)
+    items = list(_items_of(kinds))
+    return any(isinstance(kind, _NUMBERS) for kind in items) and not any(
+        isinstance(kind, info.StrType) for kind in items
+    )
 
 
 def _takes_list(type_: Any) -> bool:
@@ -410,13 +508,18 @@ def check_path(values: Sequence[Value], template: PathTemplate, owner: str) -> N
     converters = {s.name: s.converter for s in template.segments if isinstance(s, PathParameter)}
     for value in values:
         converter = converters.get(value.name)
+        what = f"{owner}: parameter {value.name!r}"
+        if converter is None and value.is_bare:
+            raise TypeError(
+                f"{what} has no type, and the path has no such name: annotate it, for a client can "
+                "set it; or bind it by functools.partial"
+            )
         if value.where is not None or converter is None:
             continue
-        what = f"{owner}: parameter {value.name!r}"
         kinds = _kinds_of(value.type, what)
         known = _OF_CONVERTER.get(converter.name, _SCALARS)
         if not any(isinstance(kind, known) for kind in kinds):
             raise TypeError(
-                f"{what} is {{{value.name}:{converter.name}}} in the path, which is no "
-                f"{name_of(value.type)}"
+                f"{what} is {{{value.name}:{converter.name}}} in the path, which does not go with "
+                f"{name_of(value.type)}: change one of them"
             )

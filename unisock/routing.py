@@ -5,7 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from typing import Any, TypeVar
 
-from .handlers import Handler, check_handler
+from .handlers import Handler, check_form
 from .mounting import mount as mount_handler
 from .paths import PathTemplate
 
@@ -52,6 +52,7 @@ class Router:
             TypeError, ValueError: as `unisock.mount`; what only the framework can tell
                 comes when the router is mounted.
         """
+        _check_is_path(path, "@router.route")
 
         def register(handler: HandlerT) -> HandlerT:
             self.add(path, handler, **options)
@@ -62,18 +63,23 @@ class Router:
     def add(self, path: str, handler: Handler | Router, **options: Any) -> None:
         """Add a handler, or all that is in another router; as `unisock.mount` on this one."""
         if isinstance(handler, Router):
-            handler.mount_on(self, path, options)
+            handler._mount_on(self, path, options)
             return
         PathTemplate.parse(_joined(self.prefix, path))
-        self._routes.append((path, check_handler(handler), options))
+        self._routes.append((path, check_form(handler), options))
 
-    def mount_on(self, app: Any, path: str, options: dict[str, Any]) -> None:
+    def _mount_on(self, app: Any, path: str, options: dict[str, Any]) -> None:
         """Mount all on an application; see `unisock.mount`."""
-        below = _checked("" if path == "/" else path)
+        below = "" if path == "/" else _checked(path)
         for own_path, handler, own_options in tuple(self._routes):
             merged = _merged(_merged(options, self._options), own_options)
-            whole = _joined(below + self.prefix, own_path)
-            mount(app, whole, handler, **merged)
+            whole = f"{below}{self.prefix}{own_path}"
+            mount(app, whole or (path and "/"), handler, **merged)
+
+
+def _check_is_path(path: object, decorator: str) -> None:
+    if callable(path):
+        raise TypeError(f'{decorator} takes a path: write {decorator}("/path", …)')
 
 
 def _checked(prefix: str) -> str:
@@ -121,7 +127,7 @@ def mount(app: Any, path: str, handler: Handler | Router, **options: Any) -> Non
     if isinstance(app, Router):
         app.add(path, handler, **options)
     elif isinstance(handler, Router):
-        handler.mount_on(app, path, options)
+        handler._mount_on(app, path, options)
     else:
         mount_handler(app, path, handler, **options)
 
@@ -142,6 +148,7 @@ def route(app: Any, path: str, **options: Any) -> Callable[[HandlerT], HandlerT]
     Raises:
         TypeError, ValueError, ModuleNotFoundError: as `mount`, where the handler is decorated.
     """
+    _check_is_path(path, "@unisock.route")
 
     def register(handler: HandlerT) -> HandlerT:
         mount(app, path, handler, **options)

@@ -175,12 +175,18 @@ class Runtime(ABC):
     def is_cancellation(self, exc: BaseException) -> bool:
         """Whether `exc` says that what runs is ended from outside, by a server that stops."""
 
-    async def run_plain(self, function: Callable[[], T]) -> T:
+    async def run_plain(self, function: Callable[[], T], *, releases: bool = False) -> T:
         """Call a plain function that may block, so that the other connections go on.
 
-        It sees the caller's context variables, and it runs to its end even if the caller is
-        cancelled meanwhile.  Here it is called at once, for waits block anyway.
+        It runs to its end even if the caller is cancelled meanwhile.  Here it is called at
+        once, for waits block anyway.
+
+        Args:
+            function: what is called.
+            releases: whether it gives up what others may wait for, so that it must not wait
+                for them.
         """
+        del releases
         return function()
 
     @abstractmethod

@@ -93,9 +93,7 @@ class WebSocket(Connection):
         "_phase",
         "_place",
         "_runtime",
-        "_sending",
-        "_sent",
-        "_sent_in_a_row",
+        "_sends",
         "_subprotocol",
         "_tasks",
         "_where",
@@ -111,12 +109,10 @@ class WebSocket(Connection):
         self._options = options
         self._phase = _Phase.CONNECTING
         self._subprotocol: str | None = None
-        self._sent_in_a_row = 0
+        self._sends = _Sends()
         # Set where the core minds how long sends wait: how many are under way, and whether
         # one was done since the clock looked last.
         self._clock: SendClock | None = None
-        self._sending = 0
-        self._sent = False
         # How many tasks are in a last step, and what is set when one has left it.
         self._finishing = 0
         self._finished: Waiter[None] | None = None
@@ -205,8 +201,9 @@ class WebSocket(Connection):
             self._inbox.call_on_end(self._clock.stop)
 
     def _was_sent(self) -> bool | None:
-        was_sent, self._sent = self._sent, False
-        return was_sent if self._sending else None
+        sends = self._sends
+        ended, sends.ended = sends.ended, False
+        return ended if sends.waiting else None
 
     async def reject(
         self,
@@ -355,12 +352,14 @@ class WebSocket(Connection):
     async def _get_within(
         self, seconds: float, default: Any, convert: Callable[[str | bytes], Any] | None
     ) -> Any:
+        if not isinstance(seconds, int | float):
+            raise TypeError(f"timeout= takes seconds, not {seconds!r}")
         try:
             async with self._runtime.timeout(seconds):
                 return await self._inbox.get(convert)
         except TimeoutError:
             if default is RAISE:
-                raise
+                raise TimeoutError(f"no message within {seconds:g} seconds") from None
             return default
 
     def __aiter__(self) -> AsyncIterator[str | bytes]:
@@ -418,21 +417,21 @@ class WebSocket(Connection):
             raise self._cannot_send()
         if self._where is not None and self._where() != self._place:
             raise self._stray("send")
-        clock = self._clock
+        clock, sends = self._clock, self._sends
         if clock is not None:
-            self._sending += 1
+            sends.waiting += 1
             if not clock.is_running:
                 clock.start()
         try:
             await self._transport.send(data)
+            sends.ended = True
         except ConnectionLost as exc:
             raise await self._lost(exc) from None
         finally:
             if clock is not None:
-                self._sending -= 1
-                self._sent = True
-        self._sent_in_a_row += 1
-        if self._sent_in_a_row == _MAX_IN_A_ROW:
+                sends.waiting -= 1
+        sends.in_a_row += 1
+        if sends.in_a_row == _MAX_IN_A_ROW:
             await self._let_others_run()
 
     async def send_bytes(self, data: bytes | bytearray | memoryview) -> None:
@@ -457,21 +456,21 @@ class WebSocket(Connection):
             raise self._cannot_send()
         if self._where is not None and self._where() != self._place:
             raise self._stray("send")
-        clock = self._clock
+        clock, sends = self._clock, self._sends
         if clock is not None:
-            self._sending += 1
+            sends.waiting += 1
             if not clock.is_running:
                 clock.start()
         try:
             await self._transport.send(data)
+            sends.ended = True
         except ConnectionLost as exc:
             raise await self._lost(exc) from None
         finally:
             if clock is not None:
-                self._sending -= 1
-                self._sent = True
-        self._sent_in_a_row += 1
-        if self._sent_in_a_row == _MAX_IN_A_ROW:
+                sends.waiting -= 1
+        sends.in_a_row += 1
+        if sends.in_a_row == _MAX_IN_A_ROW:
             await self._let_others_run()
 
     def _cannot_send(self) -> Exception:
@@ -480,7 +479,7 @@ class WebSocket(Connection):
         return self._inbox.disconnected()
 
     async def _let_others_run(self) -> None:
-        self._sent_in_a_row = 0
+        self._sends.in_a_row = 0
         await self._runtime.checkpoint()
 
     # The end
@@ -670,6 +669,25 @@ class WebSocket(Connection):
             self._inbox.closed_by = self._runtime.current()
             self._inbox.disconnect(1006)
         return self._inbox.disconnected()
+
+
+class _Sends:
+    """The sends of a connection.
+
+    An object of its own, for to set an attribute of `Connection` takes longer.
+
+    Attributes:
+        waiting: how many are under way.
+        ended: whether one has returned since this was looked at last.
+        in_a_row: how many there were without a turn for the others.
+    """
+
+    __slots__ = ("ended", "in_a_row", "waiting")
+
+    def __init__(self) -> None:
+        self.waiting = 0
+        self.ended = False
+        self.in_a_row = 0
 
 
 class _UntilDisconnect(AsyncIterator[Any]):

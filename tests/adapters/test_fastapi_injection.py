@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
-from typing import Annotated
+from typing import Annotated, Any
 
 import falcon.asgi
 import fastapi
@@ -90,3 +90,48 @@ def test_elsewhere_it_is_an_error_at_mount() -> None:
     for app in (Starlette(), falcon.asgi.App(), Flask(__name__)):
         with pytest.raises(TypeError, match="'token' has FastAPI's Depends: import unisock's"):
             unisock.mount(app, "/{room}", _injected)
+
+
+@pytest.mark.parametrize(
+    ("marker", "words"),
+    [
+        (fastapi.Query(), "has FastAPI's Query: import unisock's"),
+        (fastapi.Depends(print), "has FastAPI's Depends: import unisock's"),
+        (fastapi.Path(), "has FastAPI's Path, which unisock does not know"),
+    ],
+)
+def test_the_error_of_each(marker: Any, words: str) -> None:
+    async def handler(ws: unisock.WebSocket, x: Any) -> None: ...
+
+    async def by_default(ws: unisock.WebSocket, x: int = marker) -> None: ...
+
+    handler.__annotations__["x"] = Annotated[int, marker]
+    for each in (handler, by_default):
+        with pytest.raises(TypeError, match=f"'x' {words}"):
+            unisock.mount(Starlette(), "/", each)
+
+
+def test_in_a_router() -> None:
+    router = unisock.Router()
+    router.route("/{room}")(_injected_plainly)
+    app = fastapi.FastAPI()
+    unisock.mount(app, "/", router)
+    with connect(app, "/lobby", headers={"token": "good"}) as peer:
+        assert peer.receive_json() == ["lobby", "good"]
+    with pytest.raises(TypeError, match="'token' has FastAPI's Depends"):
+        unisock.mount(Starlette(), "/", router)
+
+
+@pytest.mark.parametrize("on", ["fastapi", "starlette"])
+def test_a_dependency_is_replaced_on_a_server(on: str) -> None:
+    with connect(_depending, on=on, overrides={_value: lambda: 9}) as peer:
+        assert peer.receive_json() == 9
+
+
+def _value() -> int:
+    raise AssertionError
+
+
+async def _depending(ws: unisock.WebSocket, x: Annotated[int, unisock.Depends(_value)]) -> None:
+    await ws.accept()
+    await ws.send_json(x)

@@ -353,8 +353,8 @@ class TestMounting:
         app = Starlette()
         with pytest.raises(TypeError, match="did you mean 'origins'"):
             unisock.mount(app, "/ws", handler, origin="*")
-        with pytest.raises(TypeError, match="dependencies"):
-            unisock.mount(app, "/ws", handler, dependencies=[])
+        with pytest.raises(TypeError, match="dependencies= takes unisock's Depends"):
+            unisock.mount(app, "/ws", handler, dependencies=[handler])
         with pytest.raises(ValueError, match="max_queue"):
             endpoint(handler, max_queue=0)
         assert not app.routes

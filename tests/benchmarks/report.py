@@ -122,7 +122,7 @@ def markdown(results: Results, measured_on: str) -> str:
 
 
 BAR, LEFT, SCALE, LIMIT = 14, 170, 280, 2.0
-COLOURS = ("#4363d8", "#3cb44b", "#f58231", "#911eb4")
+COLOURS = ("#4363d8", "#3cb44b", "#f58231", "#911eb4", "#808080")
 
 
 def svg(results: Results) -> str:
@@ -131,7 +131,7 @@ def svg(results: Results) -> str:
     y = 52
     for column in _columns(results):
         shapes.append(f'<text x="8" y="{y + 11}" font-weight="bold">{column[0]}</text>')
-        for pair, colour in zip(PAIRS[:4], COLOURS, strict=True):
+        for pair, colour in zip(PAIRS[: len(COLOURS)], COLOURS, strict=True):
             if values := _ratios(results, column, pair):
                 shapes.append(_bar(y, pair[1], values, colour))
                 y += BAR

@@ -262,15 +262,14 @@ SUBJECTS: dict[str, Callable[[], Any]] = {
 """What is measured; the two of a pair stand side by side, and run one after the other."""
 
 PAIRS = [
-    *((f"unisock on {name}", name) for name in ("Starlette", "FastAPI", "Falcon", "Flask")),
+    *((f"unisock on {n}", n) for n in ("Starlette", "FastAPI", "Falcon", "Flask", "aiohttp")),
     ("unisock on Flask", "Starlette"),
     ("unisock on Starlette", "bare ASGI"),
     *((f"unisock on {name}{CLASS}", name) for name in ("Starlette", "FastAPI", "Falcon")),
     *((f"unisock on {name}, wrapped{CLASS}", name) for name in ("Starlette", "FastAPI", "Falcon")),
     (f"bare ASGI{CLASS}", "bare ASGI"),
-    ("unisock on aiohttp", "aiohttp"),
 ]
-"""What is compared with what; the first four are unisock and the framework it is on."""
+"""What is compared with what; the first five are unisock and the framework it is on."""
 
 
 def ws_of(subject: str) -> str:

@@ -299,12 +299,18 @@ def test_a_unix_socket(name: str, tmp_path: Path, folder: Path) -> None:
             assert told(client) == {"url": nginx.url("/seen"), "client": [BROWSER, 0]}
 
 
+WORKER = "unisock.adapters.gunicorn.WebSocketWorker"
+
+
 def test_every_command_of_the_page_is_run() -> None:
     prefixed = {kind.command for kind in PREFIXED.values()}
     run = {kind.command for kind in KINDS.values()} | prefixed
     run |= set(ON_SOCKETS.values()) | set(WORKERS)
     assert set(commands(PAGE)) - run == {
-        "gunicorn -k uvicorn_worker.UvicornWorker --workers 2 app:app"
+        "gunicorn -k uvicorn_worker.UvicornWorker --workers 2 app:app",
+        # They are commands that are run, with one more setting of the server.
+        f"gunicorn -k {WORKER} flask_app:app --worker-connections 6000",
+        "uvicorn app:app --ws websockets --ws-max-queue 2 --ws-max-size 1048576",
     }
     assert prefixed | set(ON_SOCKETS.values()) | set(WORKERS) <= set(commands(PAGE))
 

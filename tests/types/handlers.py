@@ -69,7 +69,7 @@ def plain_with_room(ws: SyncWebSocket, room: str) -> None:
 async def with_dependency(
     ws: WebSocket,
     room: str,
-    token: Annotated[str, Header("x-token")],
+    token: Annotated[str, Header(alias="x-token")],
     tags: Annotated[list[str], Query()],
     visits: Annotated[int, Depends(int)],
     session: Annotated[str | None, Cookie()] = None,

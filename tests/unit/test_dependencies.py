@@ -7,8 +7,12 @@ import asyncio
 import functools
 import threading
 from collections.abc import AsyncIterator, Callable, Iterator
-from typing import Annotated, Any, Self
+from concurrent.futures import ThreadPoolExecutor
+from contextlib import contextmanager
+from contextvars import ContextVar
+from typing import Annotated, Any, NamedTuple, Self
 
+import msgspec
 import pytest
 
 from tests.unit.memory import MemoryTransport, settle
@@ -528,4 +532,170 @@ class TestOverrides:
         for form in (handler, plain):
             assert connected(form, overrides={real: fake}) == [7, 7]
             assert connected(form, "/?other=8", overrides={real: fake}) == [8, 8]
-            assert connected(form, overrides={real: lambda: 9}, on="starlette") == [9, 9]
+
+    @pytest.mark.parametrize(
+        ("overrides", "words"),
+        [
+            ({value: value}, "handler does not depend on value"),
+            ([value], "takes a dict of functions"),
+            ({value: 5}, "takes a dict of functions"),
+        ],
+    )
+    def test_mistakes(self, overrides: Any, words: str) -> None:
+        async def handler(ws: WebSocket, x: Annotated[int, Depends(async_value)]) -> None: ...
+
+        with pytest.raises(TypeError, match=f"overrides=.*{words}"):
+            connect(handler, overrides=overrides)
+
+
+class Fields(msgspec.Struct):
+    base: int = 0
+
+
+class Names(NamedTuple):
+    base: int = 0
+
+
+class Made:
+    def __new__(cls, base: int = 0) -> Self:
+        made = super().__new__(cls)
+        made.base = base
+        return made
+
+    base: int
+
+
+@pytest.mark.parametrize("cls", [Fields, Names, Made])
+def test_what_a_class_takes_is_converted(cls: Any) -> None:
+    async def handler(ws: WebSocket, x: Annotated[Any, Depends(cls)]) -> None:
+        await ws.accept()
+        await ws.send_json(x.base)
+
+    assert connected(handler, "/?base=5") == 5
+    with pytest.raises(ConnectionRejected) as info:
+        connected(handler, "/?base=x")
+    assert info.value.body == b'query parameter "base": expected int, got "x"\n'
+
+
+class TestRejections:
+    @pytest.mark.parametrize("is_plain", [False, True])
+    def test_one_that_rejects_by_the_connection(self, is_plain: bool) -> None:
+        """Nothing else is called, the handler neither."""
+
+        async def rejecting(ws: WebSocket) -> None:
+            await ws.reject(418)
+
+        def rejecting_plainly(ws: SyncWebSocket) -> None:
+            ws.reject(418)
+
+        def later() -> None:
+            raise AssertionError
+
+        async def handler(
+            ws: WebSocket,
+            x: Annotated[None, Depends(rejecting)],
+            y: Annotated[None, Depends(later)],
+        ) -> None:
+            raise AssertionError
+
+        def plain(
+            ws: SyncWebSocket,
+            x: Annotated[None, Depends(rejecting_plainly)],
+            y: Annotated[None, Depends(later)],
+        ) -> None:
+            raise AssertionError
+
+        with pytest.raises(ConnectionRejected) as info:
+            connected(plain if is_plain else handler)
+        assert info.value.status_code == 418
+
+    def test_a_parameter_of_it_has_a_type(self) -> None:
+        def untyped(ws): ...  # type: ignore[no-untyped-def]  # that is what is tested
+
+        async def handler(ws: WebSocket, x: Annotated[None, Depends(untyped)]) -> None: ...
+
+        with pytest.raises(TypeError, match=r"untyped, a dependency .*'ws' has no type: annotate"):
+            check_handler(handler)
+
+    def test_a_context_manager(self) -> None:
+        async def handler(
+            ws: WebSocket, x: Annotated[Any, Depends(contextmanager(yielded))]
+        ) -> None: ...
+
+        with pytest.raises(TypeError, match="is decorated as a context manager: take the decora"):
+            check_handler(handler)
+
+    def test_a_plain_handler_that_returns_an_awaitable(self) -> None:
+        def handler(ws: SyncWebSocket, x: Annotated[int, Depends(value)]) -> Any:
+            ws.accept()
+            return async_value()
+
+        with connect(handler, raises=TypeError) as peer:
+            assert peer.wait_closed()[0] == 1011
+
+
+class TestThreads:
+    """The halves of a plain generator."""
+
+    def test_they_have_one_context(self) -> None:
+        variable: ContextVar[str] = ContextVar("variable", default="before")
+
+        def setting() -> Iterator[None]:
+            token = variable.set("within")
+            yield
+            variable.reset(token)
+            STEPS.append("reset")
+
+        async def handler(ws: WebSocket, x: Annotated[None, Depends(setting)]) -> None:
+            await ws.accept()
+            await ws.send_json(variable.get())
+
+        assert connected(handler) == "within"
+        assert STEPS == ["reset"]
+
+    def test_who_opens_keeps_nobody_from_closing(self) -> None:
+        """With one place, which each gives up when it is closed, and fewer threads than wait."""
+        places = threading.Semaphore(1)
+
+        def placed() -> Iterator[None]:
+            assert places.acquire(timeout=10)
+            yield
+            places.release()
+
+        async def handler(ws: WebSocket, x: Annotated[None, Depends(placed)]) -> None:
+            await ws.accept()
+
+        async def main() -> None:
+            asyncio.get_running_loop().set_default_executor(ThreadPoolExecutor(2))
+            mounted = prepare(handler, {})
+            await asyncio.gather(*(mounted.serve(MemoryTransport()) for _ in range(8)))
+
+        asyncio.run(main())
+
+    def test_a_loop_that_ends_leaves_none_open(self) -> None:
+        opening, may_open = threading.Event(), threading.Event()
+
+        def slow() -> Iterator[None]:
+            opening.set()
+            assert may_open.wait(10)
+            STEPS.append("opened")
+            yield
+            STEPS.append("closed")
+
+        def slow_and_sure() -> Iterator[None]:
+            try:
+                yield from slow()
+            finally:
+                STEPS.append("finally")
+
+        async def handler(ws: WebSocket, x: Annotated[None, Depends(slow_and_sure)]) -> None: ...
+
+        async def main() -> None:
+            kept.append(asyncio.create_task(prepare(handler, {}).serve(MemoryTransport())))
+            while not opening.is_set():
+                await settle()
+            threading.Timer(0.05, may_open.set).start()
+
+        kept: list[asyncio.Task[None]] = []
+        asyncio.run(main())
+        assert STEPS == ["opened", "finally"]

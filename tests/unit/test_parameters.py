@@ -11,12 +11,10 @@ from dataclasses import dataclass
 from decimal import Decimal
 from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 
-import fastapi
 import msgspec
 import pydantic
 import pytest
 
-import unisock
 from unisock import (
     Cookie,
     Depends,
@@ -118,7 +116,6 @@ class TestQuery:
             ("x=1&x=2", tuple[int, ...], (1, 2)),
             ("x=1&x=a", tuple[int, str], (1, "a")),
             ("x=1&x=2", list[int] | None, [1, 2]),
-            ("y=7", Annotated[int, Query("y")], 7),
             ("y=7", Annotated[int, Query(alias="y")], 7),
         ],
     )
@@ -126,6 +123,19 @@ class TestQuery:
         got = given(f"/?{query}", annotation)
         assert got == value
         assert type(got) is type(value)
+
+    def test_a_default_is_each_connection_s_own(self) -> None:
+        got: list[list[int]] = []
+
+        async def handler(ws: WebSocket, x: list[int] = []) -> None:  # noqa: B006  # as users write it
+            x.append(1)
+            got.append(x)
+            await ws.accept()
+
+        for _ in range(2):
+            with connect(handler):
+                pass
+        assert got == [[1], [1]]
 
     @pytest.mark.parametrize("annotation", [int, list[int], Annotated[int, Query()], str | None])
     def test_a_default(self, annotation: Any) -> None:
@@ -139,14 +149,14 @@ class TestQuery:
             ("y=1", str, 'query parameter "x" is missing'),
             ("", int | None, 'query parameter "x" is missing'),
             ("", list[int], 'query parameter "x" is missing'),
-            ("", Annotated[int, Query("y-z")], 'query parameter "y-z" is missing'),
+            ("", Annotated[int, Query(alias="y-z")], 'query parameter "y-z" is missing'),
             ("x=a", int, 'query parameter "x": expected int, got "a"'),
             ("x=", int, 'query parameter "x": expected int, got ""'),
             ("x=+1", int, 'query parameter "x": expected int, got " 1"'),
             ("x=1_0", int, 'query parameter "x": expected int, got "1_0"'),
             ("x=%D9%A3", int, 'query parameter "x": expected int, got "٣"'),
-            ("x=nan", float, 'query parameter "x": expected a finite float, got "nan"'),
-            ("x=1&x=inf", list[float], 'query parameter "x": expected a finite float, got "inf"'),
+            ("x=nan", float, 'query parameter "x": expected a finite number, got "nan"'),
+            ("x=1&x=inf", list[float], 'query parameter "x": expected a finite number, got "inf"'),
             ("x=1e999", float, 'query parameter "x": number out of range'),
             (f"x={'1' * 5000}", int, 'query parameter "x": integer value out of range'),
             ("x=2", bool, 'query parameter "x": expected bool, got "2"'),
@@ -196,7 +206,7 @@ class TestQuery:
 
     def test_all_that_is_wrong_is_told(self) -> None:
         async def handler(
-            ws: WebSocket, a: int, b: int, token: Annotated[str, Header("x-token")]
+            ws: WebSocket, a: int, b: int, token: Annotated[str, Header(alias="x-token")]
         ) -> None: ...
 
         with pytest.raises(ConnectionRejected) as info, connect(handler, "/?b=x"):
@@ -216,7 +226,7 @@ class TestHeadersAndCookies:
             ws: WebSocket,
             user_agent: Annotated[str, Header()],
             x_token: Annotated[int, Header()],
-            token: Annotated[int, Header("X-Token")],
+            token: Annotated[int, Header(alias="X-Token")],
             absent: Annotated[str | None, Header()] = None,
         ) -> None:
             await ws.accept()
@@ -227,19 +237,19 @@ class TestHeadersAndCookies:
 
     def test_a_repeated_header(self) -> None:
         headers = [("X-Tag", "1"), ("x-tag", "2")]
-        assert given("/", Annotated[list[int], Header("x-tag")], headers=headers) == [1, 2]
-        assert given("/", Annotated[int, Header("x-tag")], headers=headers) == 1
+        assert given("/", Annotated[list[int], Header(alias="x-tag")], headers=headers) == [1, 2]
+        assert given("/", Annotated[int, Header(alias="x-tag")], headers=headers) == 1
 
     def test_a_cookie(self) -> None:
         cookies = {"session": "5", "other": "x"}
-        assert given("/", Annotated[int, Cookie("session")], cookies=cookies) == 5
+        assert given("/", Annotated[int, Cookie(alias="session")], cookies=cookies) == 5
         assert given("/", Annotated[str | None, Cookie()], None, cookies=cookies) is None
 
     def test_what_does_not_fit(self) -> None:
-        header = Annotated[int, Header("x-n")]
+        header = Annotated[int, Header(alias="x-n")]
         assert refused("/", header) == 'header "x-n" is missing'
         assert refused("/", header, headers={"X-N": "a"}) == 'header "x-n": expected int, got "a"'
-        cookie = Annotated[int, Cookie("n")]
+        cookie = Annotated[int, Cookie(alias="n")]
         assert refused("/", cookie) == 'cookie "n" is missing'
         assert refused("/", cookie, cookies={"n": "a"}) == 'cookie "n": expected int, got "a"'
 
@@ -296,8 +306,10 @@ class TestPath:
             plan.check_path(template)
         for annotation in bad:
             handler.__annotations__["x"] = annotation
-            with pytest.raises(TypeError, match=rf"handler: parameter 'x' is {{x:{converter}}} in"):
-                unisock.mount(fastapi.FastAPI(), f"/{{x:{converter}}}", handler)
+            plan = plan_of(handler)
+            assert plan is not None
+            with pytest.raises(TypeError, match=rf"'x' is {{x:{converter}}} in"):
+                plan.check_path(template)
 
 
 class Filters(msgspec.Struct):
@@ -363,6 +375,28 @@ class TestObjects:
         told = refused("/?limit=1&tags=1&tags=2", Annotated[Numbers, Query()])
         assert told == 'query parameter "tags": expected int <= 1'
 
+    def test_a_default_where_nothing_is_sent(self) -> None:
+        annotation = Annotated[Filters, Query()]
+        default = Filters(7)
+        assert given("/?other=1", annotation, default) == default
+        assert given("/?limit=5", annotation, default) == Filters(5)
+
+    def test_no_field_is_infinite(self) -> None:
+        class Numbers(msgspec.Struct):
+            a: float = 0.0
+            b: list[Decimal] = []  # msgspec copies it
+            c: str | float = ""
+
+        annotation = Annotated[Numbers, Query()]
+        for query, key, text in (
+            ("a=nan", "a", "nan"), ("b=1&b=-Infinity", "b", "-Infinity")
+        ):  # fmt: skip
+            told = refused(f"/?{query}", annotation)
+            assert told == f'query parameter "{key}": expected a finite number, got "{text}"'
+        assert given("/?a=1&c=nan", annotation) == Numbers(1.0, [], "nan")
+        told = refused("/?x=NaN", Decimal)
+        assert told == 'query parameter "x": expected a finite number, got "NaN"'
+
     def test_of_headers_and_cookies(self) -> None:
         class Who(msgspec.Struct):
             user_agent: str
@@ -379,6 +413,10 @@ class Unknown:
     """No type of a request."""
 
 
+class Holding(msgspec.Struct):
+    unknown: Unknown
+
+
 class TestAtMount:
     @pytest.mark.parametrize(
         ("annotation", "words"),
@@ -388,9 +426,13 @@ class TestAtMount:
             (dict[str, int], "cannot be read from a request"),
             (Filters, "cannot be read from a request as Filters.*Query"),
             (Annotated[int, Query(), Header()], "has 2 markers: leave one"),
-            (Annotated[int, fastapi.Query()], "has FastAPI's Query: import unisock's"),
-            (Annotated[int, fastapi.Depends(print)], "has FastAPI's Depends: import unisock's"),
-            (Annotated[int, fastapi.Path()], "has FastAPI's Path, which unisock does not know"),
+            (Annotated[int, Query], r"has the class Query: write Query\(…\)"),
+            (Annotated[int, Depends], r"has the class Depends: write Depends\(…\)"),
+            (Annotated[int, print], r"has a function beside its type: write Depends\(…\)"),
+            (Annotated[str, Header()] | None, r"Header\(…\) stands within a type"),
+            (list[Annotated[str, Query()]], r"Query\(…\) stands within a type"),
+            (Annotated[Filters, Query(alias="y")], "has an alias, but is read by the names of"),
+            (Annotated[Holding, Query()], "cannot be read from a request as Unknown"),
             (Annotated[int, pydantic.Field(ge=1)], "a constraint that is not msgspec's"),
             ("Missing", "an annotation cannot be read: name 'Missing' is not defined"),
         ],
@@ -411,7 +453,9 @@ class TestAtMount:
                 check_handler(form)
 
     @pytest.mark.parametrize(
-        "default", [Query(), Header(), Cookie("x"), Depends(print)], ids=lambda d: type(d).__name__
+        "default",
+        [Query(), Header(), Cookie(alias="x"), Depends(print)],
+        ids=lambda d: type(d).__name__,
     )
     def test_a_marker_as_a_default(self, default: Any) -> None:
         async def handler(ws: WebSocket, x: int = default) -> None: ...
@@ -419,11 +463,20 @@ class TestAtMount:
         with pytest.raises(TypeError, match=r"'x'.*is no default: write x: Annotated\[…, "):
             check_handler(handler)
 
-    def test_a_marker_of_fastapi_as_a_default(self) -> None:
-        async def handler(ws: WebSocket, x: int = fastapi.Query(5)) -> None: ...
+    def test_a_marker_s_class_as_a_default(self) -> None:
+        async def handler(ws: WebSocket, x: int = Query) -> None: ...  # type: ignore[assignment]  # that is the mistake
 
-        with pytest.raises(TypeError, match="'x' has FastAPI's Query: import unisock's"):
+        with pytest.raises(TypeError, match=r"'x' has the class Query: write Query\(…\)"):
             check_handler(handler)
+
+    def test_a_name_without_a_type_that_is_not_in_the_path(self) -> None:
+        async def handler(ws, x): ...  # type: ignore[no-untyped-def]  # that is what is tested
+
+        plan = plan_of(handler)
+        assert plan is not None
+        plan.check_path(PathTemplate.parse("/{x}"))
+        with pytest.raises(TypeError, match="'x' has no type, and the path has no such name"):
+            plan.check_path(PathTemplate.parse("/{y}"))
 
     def test_a_default_without_a_type(self) -> None:
         async def handler(ws: WebSocket, rooms={}) -> None: ...  # type: ignore[no-untyped-def]  # noqa: B006  # that is what is tested
@@ -440,7 +493,7 @@ class TestAtMount:
     @pytest.mark.parametrize("wrong", [5, ""])
     def test_an_alias_is_a_name(self, wrong: Any) -> None:
         with pytest.raises(TypeError, match="alias= is a name"):
-            Query(wrong)
+            Query(alias=wrong)
 
 
 class TestTheWebSocket:
@@ -454,6 +507,16 @@ class TestTheWebSocket:
 
         with connect(handler, "/?x=5") as peer:
             assert peer.receive_json() == 5
+
+    @pytest.mark.parametrize("is_plain", [False, True])
+    def test_it_must_be_of_the_handler_s_kind(self, is_plain: bool) -> None:
+        async def handler(ws: SyncWebSocket, x: int) -> None: ...
+
+        def plain(ws: WebSocket, x: int) -> None: ...
+
+        kind = "SyncWebSocket" if is_plain else "WebSocket"
+        with pytest.raises(TypeError, match=rf"'ws' is a {kind} here: annotate it as that"):
+            check_handler(plain if is_plain else handler)  # type: ignore[arg-type]  # that is the mistake
 
     def test_by_keyword_alone(self) -> None:
         async def handler(*, websocket: WebSocket) -> None:

@@ -40,7 +40,7 @@ async def tell(
     since: int,
     user_agent: Annotated[str, Header()],
     session: Annotated[int, Cookie()],
-    tags: Annotated[list[str], Query("tag")] = [],  # noqa: B006  # it is not changed
+    tags: Annotated[list[str], Query(alias="tag")] = [],  # noqa: B006  # it is not changed
     limit: int | None = None,
 ) -> None:
     """Answer with all parameters."""
@@ -57,7 +57,7 @@ def tell_plainly(
     since: int,
     user_agent: Annotated[str, Header()],
     session: Annotated[int, Cookie()],
-    tags: Annotated[list[str], Query("tag")] = [],  # noqa: B006  # as above
+    tags: Annotated[list[str], Query(alias="tag")] = [],  # noqa: B006  # as above
     limit: int | None = None,
 ) -> None:
     """Answer with all parameters."""
@@ -77,7 +77,7 @@ class Telling(SocketView):
         since: int,
         user_agent: Annotated[str, Header()],
         session: Annotated[int, Cookie()],
-        tags: Annotated[list[str], Query("tag")] = [],  # noqa: B006  # as above
+        tags: Annotated[list[str], Query(alias="tag")] = [],  # noqa: B006  # as above
         limit: int | None = None,
     ) -> None:
         self.told = _told(room, n, uid, since, user_agent, session, tags, limit)
@@ -160,7 +160,7 @@ async def async_opened(ws: WebSocket, name: Annotated[str, Depends(opened)]) -> 
         journal(ws, "async closed")
 
 
-async def allowed(token: Annotated[str, Header("x-token")] = "") -> bool:
+async def allowed(token: Annotated[str, Header(alias="x-token")] = "") -> bool:
     """An async function that may reject."""
     if token == "bad":
         raise HandshakeRejected(401, b"no such token")
@@ -169,7 +169,7 @@ async def allowed(token: Annotated[str, Header("x-token")] = "") -> bool:
     return token == "good"
 
 
-def allowed_plainly(token: Annotated[str, Header("x-token")] = "") -> bool:
+def allowed_plainly(token: Annotated[str, Header(alias="x-token")] = "") -> bool:
     """The same, as a plain function."""
     if token == "bad":
         raise HandshakeRejected(401, b"no such token")

@@ -30,7 +30,7 @@ _MARGIN = 0.5
 
 
 def check_framework(on: str) -> None:
-    """Raise for a name that is none.
+    """Raise for a name that is not a framework's.
 
     Raises:
         ValueError: it is not; the message has those that are.

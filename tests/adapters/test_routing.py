@@ -34,7 +34,7 @@ def second() -> None:
     CALLED.append("second")
 
 
-def third(token: Annotated[str, Header("x-token")] = "") -> None:
+def third(token: Annotated[str, Header(alias="x-token")] = "") -> None:
     CALLED.append("third")
     if token != "good":
         raise HandshakeRejected(401, b"no such token")
