@@ -150,6 +150,7 @@ def test_all_where_none_is_installed(unisock: Start, tmp_path: Path) -> None:
 def test_what_needs_websockets_is_left_out_of_all(unisock: Start, tmp_path: Path) -> None:
     hide(tmp_path, "websockets")
     command = unisock("serve", "chat:room", "--on=all", "--port=0", "--log-level=critical")
+    assert command.wait() == 2
     need = [name for name in FRAMEWORKS if (name, "websockets") in NEEDED]
     assert need == list(FRAMEWORKS)  # nothing is left, for each has its mask from there
     assert_one_line(command, "not installed", f"'unisock[{','.join(need)}]'")
