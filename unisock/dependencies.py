@@ -393,12 +393,9 @@ class _Injection:
         Raises:
             Exception: what one of them raised beyond that.
         """
-        failure = self._failure
-        try:
-            await self._stack.__aexit__(*_exc_info(failure))
-        except BaseException as exc:
-            if exc is not failure:
-                raise
+        # The exception itself is not raised again, for a context manager that lets it pass
+        # returns false.
+        await self._stack.__aexit__(*_exc_info(self._failure))
 
 
 def _check_overrides(overrides: object) -> None:

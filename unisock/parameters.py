@@ -388,8 +388,7 @@ def _check_nothing_inside(type_: Any, injects: Injects, what: str) -> None:
                     f"{what}: {kind}(…) stands within a type: write "
                     f"Annotated[… | None, {kind}(…)], with the marker outside"
                 )
-        if not getattr(type_, "__metadata__", ()) or part is not type_:
-            _check_nothing_inside(part, injects, what)
+        _check_nothing_inside(part, injects, what)
 
 
 def _check_not_foreign(given: Any, what: str) -> None:

@@ -154,6 +154,15 @@ def test_what_is_wrong_is_told_where_it_is_written() -> None:
         unisock.route(Starlette(), "/a")(5)  # type: ignore[type-var]  # as above
 
 
+def test_a_decorator_without_a_path() -> None:
+    for decorate, name in (
+        (Router().route, "@router.route"),
+        (lambda given: unisock.route(Starlette(), given), "@unisock.route"),
+    ):
+        with pytest.raises(TypeError, match=f"{name} takes a path: write {name}"):
+            decorate(room)  # type: ignore[arg-type, no-untyped-call]  # that is the mistake
+
+
 class TestDependencies:
     """``dependencies=`` of `mount`."""
 

@@ -930,3 +930,11 @@ def test_tls(tmp_path: Path) -> None:
     assert server.process.returncode == 0
     # The wait for the server to start is no TLS handshake, and logged as such.
     assert not re.search(r"unisock/(adapters/)?\w+\.py", log), log
+
+
+def test_what_may_block_is_called_at_once() -> None:
+    """A wait in a greenlet lets the others run, so it needs no other place."""
+    from unisock.adapters.gevent_runtime import GreenletRuntime
+    from unisock.runtime import run_blocking
+
+    assert run_blocking(GreenletRuntime().run_plain(lambda: 5)) == 5

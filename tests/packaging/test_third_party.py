@@ -90,7 +90,11 @@ class Site:
         return subprocess.Popen(
             [sys.executable, *arguments],
             cwd=self.folder,
-            env={**os.environ, "PYTHONPATH": os.pathsep.join([str(self.folder), str(ROOT)])},
+            env={
+                **os.environ,
+                "PYTHONPATH": os.pathsep.join([str(self.folder), str(ROOT)]),
+                "PYTEST_ADDOPTS": "",  # not with the options of this run
+            },
             stdout=subprocess.PIPE,
             stderr=subprocess.PIPE,
             text=True,

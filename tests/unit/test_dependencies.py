@@ -13,6 +13,7 @@ from contextvars import ContextVar
 from typing import Annotated, Any, NamedTuple, Self
 
 import msgspec
+import pydantic
 import pytest
 
 from tests.unit.memory import MemoryTransport, settle
@@ -23,6 +24,7 @@ from unisock import (
     SocketView,
     SyncWebSocket,
     WebSocket,
+    WebSocketDisconnect,
     WebSocketEndpoint,
     WebSocketException,
 )
@@ -575,6 +577,40 @@ def test_what_a_class_takes_is_converted(cls: Any) -> None:
     with pytest.raises(ConnectionRejected) as info:
         connected(handler, "/?base=x")
     assert info.value.body == b'query parameter "base": expected int, got "x"\n'
+
+
+def test_a_class_whose_types_cannot_be_read() -> None:
+    class Model(pydantic.BaseModel):
+        limit: int = pydantic.Field(5, alias="other")
+
+    async def handler(ws: WebSocket, x: Annotated[Model, Depends(Model)]) -> None: ...
+
+    with pytest.raises(TypeError, match="the type of parameter 'other' cannot be read: write a"):
+        check_handler(handler)
+
+
+def test_a_generator_that_fails_before_it_yields() -> None:
+    def failing() -> Iterator[None]:
+        raise LookupError("no database")
+        yield
+
+    async def handler(ws: WebSocket, x: Annotated[None, Depends(failing)]) -> None: ...
+
+    with pytest.raises(LookupError, match="no database"):
+        connected(handler)
+
+
+def test_the_disconnect_of_another_connection_is_an_error_of_a_class() -> None:
+    class Endpoint(WebSocketEndpoint):
+        def __init__(self, a: Annotated[str, Depends(A)]) -> None: ...
+
+        async def on_connect(self, ws: WebSocket) -> None:
+            await ws.accept()
+            raise WebSocketDisconnect(1001, path="/another", client=("127.0.0.1", 1))
+
+    with connect(Endpoint, raises=WebSocketDisconnect) as peer:
+        assert peer.wait_closed()[0] == 1011
+    assert STEPS == ["a opens", "a sees WebSocketDisconnect", "a closes"]
 
 
 class TestRejections:

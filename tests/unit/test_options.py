@@ -290,3 +290,9 @@ class TestHosts:
 
 
 HOSTS = ["App.example", "*.b.example", "[::1]"]
+
+
+@pytest.mark.parametrize("value", [1, "yes", None])
+def test_visible_rejections_is_a_flag(value: Any) -> None:
+    with pytest.raises(TypeError, match="visible_rejections= is True or False, not "):
+        Options(visible_rejections=value)

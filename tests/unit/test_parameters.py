@@ -14,6 +14,7 @@ from typing import TYPE_CHECKING, Annotated, Any, Literal, TypedDict
 import msgspec
 import pydantic
 import pytest
+from typing_extensions import TypeAliasType
 
 from unisock import (
     Cookie,
@@ -489,6 +490,32 @@ class TestAtMount:
 
         with pytest.raises(TypeError, match="name 'OrderedDict' is not defined; import it where"):
             check_handler(handler)
+
+    def test_an_alias_of_a_type(self) -> None:
+        token = TypeAliasType("token", Annotated[str, Header(alias="x-token")])
+        assert given("/?x=no", token, headers={"X-Token": "yes"}) == "yes"
+
+        async def handler(ws: WebSocket, x: Any) -> None: ...
+
+        handler.__annotations__["x"] = token | None
+        with pytest.raises(TypeError, match=r"Header\(…\) stands within a type"):
+            check_handler(handler)
+
+    def test_an_enum_that_cannot_be_told(self) -> None:
+        class Mixed(enum.Enum):
+            TEXT = "text"
+            NUMBER = 1
+
+        async def handler(ws: WebSocket, x: Any) -> None: ...
+
+        handler.__annotations__["x"] = Mixed
+        with pytest.raises(TypeError, match="'x': Enums must contain either all str or all int"):
+            check_handler(handler)
+
+    def test_what_is_said_beside_a_type_is_kept(self) -> None:
+        described = msgspec.Meta(description="a number", extra_json_schema={"example": 5})
+        assert given("/?x=5", Annotated[int, described]) == 5
+        assert given("/?x=5", list[Annotated[int, "a note"]]) == [5]
 
     @pytest.mark.parametrize("wrong", [5, ""])
     def test_an_alias_is_a_name(self, wrong: Any) -> None:
