@@ -6,7 +6,7 @@ Without postponed annotations, for these name functions within functions.
 import asyncio
 import functools
 import threading
-from collections.abc import AsyncIterator, Callable, Iterator
+from collections.abc import AsyncIterator, Callable, Generator, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from contextlib import contextmanager
 from contextvars import ContextVar
@@ -59,6 +59,10 @@ def yielded(base: int = 1) -> Iterator[int]:
         raise
     finally:
         STEPS.append("close")
+
+
+def managed() -> Generator[int]:
+    yield 1
 
 
 async def async_yielded(base: int = 1) -> AsyncIterator[int]:
@@ -655,7 +659,7 @@ class TestRejections:
 
     def test_a_context_manager(self) -> None:
         async def handler(
-            ws: WebSocket, x: Annotated[Any, Depends(contextmanager(yielded))]
+            ws: WebSocket, x: Annotated[Any, Depends(contextmanager(managed))]
         ) -> None: ...
 
         with pytest.raises(TypeError, match="is decorated as a context manager: take the decora"):

@@ -129,9 +129,9 @@ async def test_what_does_not_fit_is_400(server: Server) -> None:
             headers = {"User-Agent": "me", "Cookie": cookie}
             body = "".join(f"{line}\n" for line in told).encode()
             await server.check_rejected(path + query, 400, body, headers=headers)
-    # It is healthy afterwards.
-    async with server.raw(f"{path}?since=3", headers=_HEADERS) as raw:
-        assert (await _told_by(raw))[3] == 3
+        # It is healthy afterwards.
+        async with server.raw(f"{path}?since=3", headers=_HEADERS) as raw:
+            assert (await _told_by(raw))[3] == 3
 
 
 # 11.3 and 11.4 Dependencies
