@@ -1859,3 +1859,25 @@ def test_subclasses_of_jsons_own_types_are_sent_as_these() -> None:
         pass
 
     assert encode([Number(1), Ratio(0.5)], None) == b"[1,0.5]"
+
+
+def test_a_constraint_of_pydantic_within_a_type() -> None:
+    numbers = list[Annotated[int, pydantic.Field(ge=1)]]
+    assert decode("[1, 2]", numbers, None) == [1, 2]
+    with pytest.raises(InvalidMessage, match=r"\$\[1\]: input should be greater than or equal"):
+        decode("[1, 0]", numbers, None)
+
+
+def test_a_model_and_a_codec_whose_text_is_not_json() -> None:
+    class Model(pydantic.BaseModel):
+        n: int
+
+    class Words:
+        dumps = staticmethod(str)
+
+        @staticmethod
+        def loads(message: str | bytes) -> Any:
+            return {"n": str(message)}
+
+    with pytest.raises(InvalidMessage, match="expected int, got str"):
+        decode("many", Model, Words())
