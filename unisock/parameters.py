@@ -176,7 +176,8 @@ class Value:
             if is_model(self.type):
                 return self.type.model_validate(given)
             value = msgspec.convert(given, self.type, strict=False)
-        except ValueError as exc:  # both libraries' errors are
+        # That of msgspec is a ValueError from some version on only.
+        except (ValueError, msgspec.ValidationError) as exc:
             # Of an object each field that is wrong is told.
             reasons = reason_of(exc, "", lambda: given).removeprefix("$").split("; $")
             raise BadParameter(*(self._why(where, given, each) for each in reasons)) from exc
