@@ -271,7 +271,7 @@ class WebSocketHandler(StockWebSocketHandler):  # type: ignore[misc]  # untyped 
         return escaped(line)
 
     def refuse(self, response: bytes) -> None:
-        """Answer the handshake with an HTTP response that is no 101."""
+        """Answer the handshake with an HTTP response, and do not upgrade."""
         self.answered(response)
         with suppress(OSError):  # nobody is left to read it
             self.socket.sendall(response)
