@@ -126,10 +126,10 @@ class _Protocol(asyncio.Protocol):
         self._aiohttp = aiohttp
         self._wire = wire
         # The wire's own: each message would pass through a method.
-        self.data_received = wire.data_received  # type: ignore[method-assign]
-        self.eof_received = wire.eof_received  # type: ignore[method-assign]
-        self.pause_writing = wire.pause_writing  # type: ignore[method-assign]
-        self.resume_writing = wire.resume_writing  # type: ignore[method-assign]
+        self.data_received = wire.data_received  # type: ignore[method-assign]  # as just said
+        self.eof_received = wire.eof_received  # type: ignore[method-assign]  # as just said
+        self.pause_writing = wire.pause_writing  # type: ignore[method-assign]  # as just said
+        self.resume_writing = wire.resume_writing  # type: ignore[method-assign]  # as just said
 
     def connection_lost(self, exc: Exception | None) -> None:
         """Tell aiohttp as well that the connection has ended."""
